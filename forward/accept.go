@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/egressd/egressd/forward/httpproxy"
 	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
@@ -67,7 +68,7 @@ func (c *Core) Serve(ctx context.Context, ln net.Listener, identify func(*net.TC
 		// workload would take descriptors that are not its own.
 		c.fresh <- struct{}{}
 		c.accepting.Add(1)
-		c.workers.serve(accepted{c, outlives, tc, identify})
+		c.workers.serve(accepted{core: c, ctx: outlives, nc: tc, identify: identify})
 	}
 }
 
@@ -86,19 +87,39 @@ func passing(err error) bool {
 	return false
 }
 
-// accepted is a connection that is to be served.
+// accepted is a connection that is to be served, or served again after a rest.
 type accepted struct {
 	core     *Core
 	ctx      context.Context
 	nc       *net.TCPConn
 	identify func(*net.TCPConn) (Conn, error)
+	rested   *resting // nil: it was accepted just now
 }
 
+// resting is a connection that rests.
+type resting struct {
+	*conn
+	pending httpproxy.Pending
+}
+
+// resume has another goroutine serve it.
+func (r *resting) resume() { r.core.workers.serve(accepted{core: r.core, rested: r}) }
+
 func (a *accepted) serve() {
+	if r := a.rested; r != nil {
+		if !r.pending.Serve(r.resume) {
+			r.close()
+			a.core.accepting.Add(-1)
+		}
+		return
+	}
 	if info := a.identified(); info != nil {
 		counted := sync.OnceFunc(func() { <-a.core.fresh })
-		a.core.serveConn(a.ctx, a.nc, info, counted)
+		rests := a.core.serveConn(a.ctx, a.nc, info, counted, true)
 		counted()
+		if rests {
+			return
+		}
 	} else {
 		<-a.core.fresh
 	}

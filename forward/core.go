@@ -42,6 +42,10 @@ type Timeouts struct {
 	// RecycleTimeout is for how long nothing must have passed on a connection that
 	// is closed when a workload has all that it may have. One minute.
 	RecycleTimeout time.Duration
+	// RestAfter is for how long a client of HTTP/1 must be silent between two requests
+	// for its connection to give back its goroutine, and what requests need. Ten
+	// seconds.
+	RestAfter time.Duration
 }
 
 // Options are what a Core works with. Decider, Dialer and Sink must be set;
@@ -91,6 +95,7 @@ func (o *Options) setDefaults() {
 		{&o.IdleTimeout, time.Hour},
 		{&o.StallTimeout, 5 * time.Minute},
 		{&o.RecycleTimeout, time.Minute},
+		{&o.RestAfter, 10 * time.Second},
 	} {
 		if *d.v <= 0 {
 			*d.v = d.initial
@@ -182,7 +187,7 @@ func New(o Options) *Core {
 	c.http = httpproxy.New(httpproxy.Options{
 		Decider: o.Decider, Dialer: o.Dialer, Clusters: c.clusters, Originator: o.Originator, Limits: o.Limits, Sink: o.Sink, Observer: o.Observer, Tracer: o.Tracer,
 		Observations: &c.shared.Observations, Log: o.Log, Rand: o.Rand,
-		PeekTimeout: o.PeekTimeout, IdleTimeout: o.IdleTimeout, StallTimeout: o.StallTimeout,
+		PeekTimeout: o.PeekTimeout, IdleTimeout: o.IdleTimeout, StallTimeout: o.StallTimeout, RestAfter: o.RestAfter,
 		Buffers: &c.buffers, Messages: &c.messages, Watcher: c.watcher,
 	})
 	return c

@@ -75,7 +75,7 @@ func (b *bareSockets) origin(t testing.TB, fields string) (at netip.AddrPort, an
 // client make a connection and ask once on it; fields are further ones of both.
 func bare(t testing.TB, n int, fields string) (ask func()) {
 	t.Helper()
-	r := newRig(t, HTTP, func(o *Options) { o.Sink = &counter{} })
+	r := newRig(t, HTTP, rests, func(o *Options) { o.Sink = &counter{} })
 	sockets := bareSockets{open: make([]int, 0, 2*n+16)}
 	t.Cleanup(sockets.close)
 	at, answer := sockets.origin(t, fields)
@@ -135,17 +135,17 @@ func idle(t testing.TB, n int) (heap, stack uint64) {
 	for range n {
 		ask()
 	}
+	allRest(t)
 	settle(&after)
 	return (after.HeapInuse - before.HeapInuse) / uint64(n), (after.StackInuse - before.StackInuse) / uint64(n)
 }
 
-// TestIdleMemory: an idle connection with an upstream connection of its own takes a
-// stack of 4 KiB, and less than 9 KiB of the heap. Both are what tells a stack that has
-// become deeper and a buffer that is kept.
+// TestIdleMemory: an idle connection with an upstream connection of its own takes less
+// than 7 KiB, and no stack.
 func TestIdleMemory(t *testing.T) {
 	heap, stack := idle(t, 1000)
 	t.Logf("%d bytes of the heap, a stack of %d", heap, stack)
-	if heap > 9<<10 || stack > 5<<10 {
+	if heap > 7<<10 || stack > 256 {
 		t.Errorf("an idle connection takes %d bytes of the heap and a stack of %d", heap, stack)
 	}
 }

@@ -41,21 +41,29 @@ type conn struct {
 // ServeConn serves nc, which it closes, and returns when the connection has
 // ended. The end of ctx ends the connection.
 func (c *Core) ServeConn(ctx context.Context, nc *net.TCPConn, info Conn) {
-	c.serveConn(ctx, nc, &info, func() {})
+	c.serveConn(ctx, nc, &info, func() {}, false)
 }
 
 // serveConn is ServeConn; counted is called when the Limits know the connection, or
 // it was refused. What is open while a connection of HTTP/1 waits for its requests is
-// no part of its stack.
-func (c *Core) serveConn(ctx context.Context, nc *net.TCPConn, info *Conn, counted func()) {
+// no part of its stack. If it may, a connection rests while it waits for long: then it
+// is served again by another goroutine, and is nobody's here.
+func (c *Core) serveConn(ctx context.Context, nc *net.TCPConn, info *Conn, counted func(), mayRest bool) (rests bool) {
 	t := c.begin(ctx, nc, info, counted)
 	if t == nil {
-		return
+		return false
 	}
 	if p := t.serve(); p != nil {
-		p.Serve()
+		var resume func()
+		if mayRest {
+			resume = (&resting{t, p}).resume
+		}
+		if p.Serve(resume) {
+			return true
+		}
 	}
 	t.close()
+	return false
 }
 
 // begin registers a connection, before anything is decided: a policy change can't

@@ -44,6 +44,9 @@ type Options struct {
 	// PeekTimeout bounds the head of a request, IdleTimeout how long nothing passes,
 	// StallTimeout how long a client that owes bytes may be silent.
 	PeekTimeout, IdleTimeout, StallTimeout time.Duration
+	// RestAfter is for how long nothing passes between two requests before a
+	// connection rests.
+	RestAfter time.Duration
 
 	Buffers  *relay.CopyBuffers
 	Messages *http1.Buffers
@@ -143,8 +146,9 @@ type client struct {
 
 // Pending is a connection that is still to be served.
 type Pending interface {
-	// Serve returns at the end of the connection.
-	Serve()
+	// Serve returns at the end of the connection, or when it rests: then resume is
+	// called once, by anybody, when Serve is to be called again. nil: it never rests.
+	Serve(resume func()) (rests bool)
 }
 
 // Open takes over a session, whose opening was decided by op, behind its first bytes.
@@ -208,8 +212,17 @@ func (t *client) removeRequest(x *exchange) {
 	delete(t.requests, x)
 }
 
-// Abort ends the requests under way.
-func (t *client) Abort(cause error) { t.eachRequest(func(x *exchange) { x.cancel(cause) }) }
+// Abort ends the requests under way. The connection is about to be closed, of which one
+// that rests would not learn.
+func (t *client) Abort(cause error) {
+	t.eachRequest(func(x *exchange) { x.cancel(cause) })
+	t.mu.Lock()
+	h := t.http1
+	t.mu.Unlock()
+	if h != nil {
+		h.speaks(0)
+	}
+}
 
 // Recheck ends the requests that the newest policy denies.
 func (t *client) Recheck() {

@@ -35,6 +35,15 @@ const (
 	tunnels                   // bytes, behind an upgrade
 )
 
+// outlook is how a connection goes on.
+type outlook uint8
+
+const (
+	onward outlook = iota
+	ending
+	resting // see rest
+)
+
 // http1Conn is a client's connection of HTTP/1. One goroutine reads its requests,
 // one after the other, and answers each.
 type http1Conn struct {
@@ -52,7 +61,7 @@ type http1Conn struct {
 	head    http1.RequestHead
 	r       message.Incoming
 	body    requestBody
-	x       exchange
+	x       *exchange
 	answer  http1Answer
 	life    life
 	scratch scratch
@@ -71,6 +80,7 @@ type http1Conn struct {
 	over    bool // egressd ends the connection between two requests
 	expired bool // the time of its phase is over
 	woken   bool // a read was interrupted because of it
+	rest    rest
 
 	watch watch
 	swept swept // the sweeper's
@@ -121,11 +131,15 @@ func newHTTP1Conn(t *client, first []byte) *http1Conn {
 	return h
 }
 
-// serve serves requests until the connection's end.
-func (h *http1Conn) serve() {
+// serve serves requests until the connection's end; or it rests.
+func (h *http1Conn) serve() (rests bool) {
+	h.x = new(exchange)
 	sweeper := h.conn.core.sweeper
 	sweeper.add(h)
-	for h.next() {
+	for next := onward; next != ending; next = h.next() {
+		if next == resting {
+			return true
+		}
 	}
 	sweeper.remove(h)
 	h.watch.mu.Lock()
@@ -134,17 +148,23 @@ func (h *http1Conn) serve() {
 	h.disarm()
 	h.answer.free()
 	h.reader.Free()
+	return false
 }
 
-// next serves one request. False: it was the last one.
-func (h *http1Conn) next() bool {
+// next serves one request.
+func (h *http1Conn) next() outlook {
 	if !h.enter(waits) {
-		return false
+		return ending
 	}
 	for {
 		head, err := h.reader.Head(http1.MaxRequestHead)
-		if err != nil && errors.Is(err, os.ErrDeadlineExceeded) && h.goesOn() {
-			continue
+		if err != nil && errors.Is(err, os.ErrDeadlineExceeded) {
+			switch h.goesOn() {
+			case onward:
+				continue
+			case resting:
+				return resting
+			}
 		}
 		if err == nil {
 			err = h.head.Parse(head)
@@ -153,14 +173,17 @@ func (h *http1Conn) next() bool {
 		}
 		if err != nil {
 			h.refuse(err)
-			return false
+			return ending
 		}
 		break
 	}
 	h.enter(serves)
 	h.requests++
 	h.conn.core.requests.Add(1)
-	return h.exchange()
+	if !h.exchange() {
+		return ending
+	}
+	return onward
 }
 
 // enter begins a phase; false: the connection ends instead.
@@ -178,8 +201,11 @@ func (h *http1Conn) phases(p http1Phase) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	within := h.reader.Within()
-	if p == waits && !within && (h.lost || h.over || h.conn.core.lingering.Load()) {
+	if p == waits && !within && (h.isEnding() || h.expired) {
 		return false
+	}
+	if p == serves {
+		h.rest.asked, h.expired = false, false
 	}
 	if p == serves && h.woken {
 		_ = h.nc.SetReadDeadline(time.Time{}) // fails on a closed connection, which is as good
@@ -197,19 +223,36 @@ func (h *http1Conn) phases(p http1Phase) bool {
 // wake has a connection that waits for a request look whether it goes on. h.mu is
 // held.
 func (h *http1Conn) wake() {
+	if h.rest.now {
+		h.rouse()
+		return
+	}
 	if http1Phase(h.phase.Load()) == waits {
 		h.woken = true
 		_ = h.nc.SetReadDeadline(relay.LongAgo) // fails on a closed connection, which is as good
 	}
 }
 
-// goesOn says whether a connection that was woken waits on.
-func (h *http1Conn) goesOn() bool {
+// isEnding says whether the connection ends when it has no request under way. h.mu is
+// held.
+func (h *http1Conn) isEnding() bool {
+	return h.lost || h.over || h.conn.core.lingering.Load()
+}
+
+// goesOn says how a connection that was woken goes on.
+func (h *http1Conn) goesOn() outlook {
+	ups := h.conn.Ups.List() // which has a lock of its own
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	_ = h.nc.SetReadDeadline(time.Time{})
 	h.woken = false
-	return !h.expired && (h.reader.Within() || !h.lost && !h.over)
+	switch {
+	case h.expired || !h.reader.Within() && (h.lost || h.over):
+		return ending
+	case h.rests(ups):
+		return resting
+	}
+	return onward
 }
 
 // endIdle ends the connection as soon as it has no request under way.
@@ -234,7 +277,7 @@ func (h *http1Conn) upstreamLost(lost bool) {
 func (h *http1Conn) ends() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.lost || h.over || h.conn.core.lingering.Load()
+	return h.isEnding()
 }
 
 // sweep ends what has taken too long.
@@ -258,14 +301,18 @@ func (h *http1Conn) sweep(now time.Time) {
 		}
 		limit = o.PeekTimeout
 	}
-	if quiet < limit {
+	if quiet < min(limit, o.RestAfter) || quiet < limit && s.head {
 		return
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.moves.Load() == s.moves {
+	switch {
+	case h.moves.Load() != s.moves:
+	case quiet >= limit:
 		h.expired = true
 		h.wake()
+	default:
+		h.askToRest()
 	}
 }
 
@@ -409,7 +456,7 @@ const maxMalformedPath = 1 << 10
 // exchange answers the request at hand. False: the connection ends.
 func (h *http1Conn) exchange() (ok bool) {
 	h.take()
-	x := &h.x
+	x := h.x
 	h.life.begin(h.conn.Ctx)
 	*x = exchange{core: h.conn.core, conn: h.conn, h1: h, w: &h.answer, r: &h.r, life: &h.life, scratch: &h.scratch, start: time.Now(), target: h.target, number: h.requests}
 	x.stall.x = x
@@ -499,12 +546,17 @@ func (t *client) openHTTP1(op downstream.Admission, p *relay.Peeked) *http1Conn 
 	return h
 }
 
-// Serve serves requests until the connection's end. Connections wait here for their
-// requests, so that nothing big may be on the stack above: it has 4 KiB as long as
-// little of that is used.
-func (h *http1Conn) Serve() {
-	h.serve()
+// Serve is Pending's. Connections wait here for their requests, so that nothing big may
+// be on the stack above: it has 4 KiB as long as little of that is used.
+func (h *http1Conn) Serve(resume func()) (rests bool) {
+	h.mu.Lock()
+	h.rest.resume = resume
+	h.mu.Unlock()
+	if h.serve() {
+		return true
+	}
 	h.close()
+	return false
 }
 
 // close records the connection's end, when there is nothing to be read any more.

@@ -20,7 +20,7 @@ type sweeper struct {
 }
 
 func newSweeper(c *Proxy) *sweeper {
-	shortest := min(c.o.PeekTimeout, c.o.IdleTimeout, c.o.StallTimeout)
+	shortest := min(c.o.PeekTimeout, c.o.IdleTimeout, c.o.StallTimeout, c.o.RestAfter)
 	return &sweeper{core: c, every: min(max(shortest/8, time.Millisecond), time.Second), list: map[*http1Conn]struct{}{}}
 }
 

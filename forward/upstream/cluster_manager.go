@@ -59,7 +59,7 @@ type ClusterManager struct {
 // NewClusterManager knows nothing yet. Close ends it.
 func NewClusterManager(o Options) *ClusterManager {
 	return &ClusterManager{
-		o: o, transport: NewTransport(UsualPing), pool: newPool(o.Limits, o.Watcher),
+		o: o, transport: NewTransport(UsualPing), pool: newPool(o.Watcher),
 		balancers: &balancers{limits: o.Limits, log: o.Log, rand: o.Rand, now: o.Now, locality: o.Locality, list: map[balancedKey]*Balanced{}},
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"unique"
 
 	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/forward/relay"
@@ -13,30 +14,48 @@ import (
 	"github.com/egressd/egressd/policy"
 )
 
-// poolKey says for whom a connection may be used: one workload, under the policy
-// and for the address that it was made for.
-type poolKey struct {
-	holder limits.Owner
-	policy policy.PolicyID
+// poolKey stands for what a connection may be used for: a lookup by it costs no hash
+// of all the names in it.
+type poolKey = unique.Handle[use]
+
+// use says for whom a connection may be used: one workload, under the policy
+// and for the address that it was made for. The number of a workload that has gone is
+// another's in time, so that its name counts as well.
+type use struct {
+	holder   limits.Owner
+	workload string
+	policy   policy.PolicyID
 	// dialled is the workload's own choice among the addresses of a name;
 	// clients of a Gateway have none.
 	dialled netip.Addr
 	ConnKey
 }
 
+// poolKey remembers the last one: most clients use one service.
 func (p *Conns) poolKey(key ConnKey) poolKey {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pooled != nil && p.pooled.key == key {
+		return p.pooled.at
+	}
 	info := p.info
-	out := poolKey{holder: info.Owner(), policy: info.Policy, ConnKey: key}
+	out := use{holder: info.Owner(), workload: info.Workload, policy: info.Policy, ConnKey: key}
 	if info.Layer == flow.Egress {
 		out.dialled = info.Dst.Addr()
 	}
-	return out
+	p.pooled = &pooled{key, unique.Make(out)}
+	return p.pooled.at
+}
+
+// pooled is what a client has used of the pool.
+type pooled struct {
+	key ConnKey
+	at  poolKey
 }
 
 // pool has the upstream connections that several downstream connections may use,
 // one after the other, while none does. Nobody has authenticated on them.
 type pool struct {
-	limits  *limits.Limits
 	watcher *relay.EndWatcher
 
 	mu     sync.Mutex
@@ -44,8 +63,8 @@ type pool struct {
 	closed bool
 }
 
-func newPool(limits *limits.Limits, w *relay.EndWatcher) *pool {
-	return &pool{limits: limits, watcher: w, idle: map[poolKey][]*HTTPConn{}}
+func newPool(w *relay.EndWatcher) *pool {
+	return &pool{watcher: w, idle: map[poolKey][]*HTTPConn{}}
 }
 
 // take returns a connection for one request of p's, nil when there is none. The
@@ -56,7 +75,7 @@ func (q *pool) take(p *Conns, key ConnKey) *HTTPConn {
 		switch {
 		case c == nil:
 			return nil
-		case c.move(p.held) == nil && p.add(c) && c.admits():
+		case p.add(c) && c.admits():
 			return c
 		}
 		c.Close()
@@ -66,34 +85,53 @@ func (q *pool) take(p *Conns, key ConnKey) *HTTPConn {
 func (q *pool) pop(at poolKey) *HTTPConn {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for list := q.idle[at]; len(list) > 0; list = q.idle[at] {
-		c := list[len(list)-1]
-		q.drop(at, len(list)-1)
-		if c.claim() {
-			return c
-		}
+	list := q.idle[at]
+	if len(list) == 0 {
+		return nil
 	}
-	return nil
+	var claimed *HTTPConn
+	for len(list) > 0 && claimed == nil {
+		last := len(list) - 1
+		if c := list[last]; c.claim() {
+			claimed = c
+		}
+		list[last] = nil
+		list = list[:last]
+	}
+	q.keep(at, list)
+	return claimed
 }
 
-// drop takes the i-th connection off a list.
-func (q *pool) drop(at poolKey, i int) {
-	if q.idle[at] = slices.Delete(q.idle[at], i, i+1); len(q.idle[at]) == 0 {
+// keep has list be those for at.
+func (q *pool) keep(at poolKey, list []*HTTPConn) {
+	if len(list) == 0 {
 		delete(q.idle, at)
-	}
-}
-
-// park takes c over from p, or closes it when there is no room.
-func (q *pool) park(p *Conns, c *HTTPConn) {
-	at := p.poolKey(c.Key)
-	p.remove(c, false)
-	if c.busy() { // another request of p's was faster
-		if !p.add(c) {
-			c.Close()
-		}
 		return
 	}
-	if c.move(limits.NewLease(q.limits, at.holder)) != nil || !q.add(at, c) {
+	q.idle[at] = list
+}
+
+// park takes c over from p, or closes it when there is no room. Requests of p's that
+// end at about the same time may all come here, and others begin meanwhile: whoever
+// takes c off p's list has it, and nobody claims it from there any more.
+func (q *pool) park(p *Conns, c *HTTPConn) {
+	at := p.poolKey(c.Key)
+	for {
+		if !p.remove(c, false) {
+			return // somebody else has brought it here
+		}
+		if !c.busy() {
+			break
+		}
+		if !p.add(c) { // another request of p's was faster
+			c.Close()
+			return
+		}
+		if c.busy() {
+			return // its end brings c here
+		}
+	}
+	if !q.add(at, c) {
 		c.Close()
 	}
 }
@@ -101,7 +139,8 @@ func (q *pool) park(p *Conns, c *HTTPConn) {
 func (q *pool) add(at poolKey, c *HTTPConn) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.closed || c.outdated() || len(q.idle[at]) >= maxIdle {
+	list := q.idle[at]
+	if q.closed || c.outdated() || len(list) >= maxIdle {
 		return false
 	}
 	c.at = at
@@ -111,7 +150,7 @@ func (q *pool) add(at poolKey, c *HTTPConn) bool {
 	if c.closed.Load() { // too late for remove to see it
 		return false
 	}
-	q.idle[at] = append(q.idle[at], c)
+	q.idle[at] = append(list, c)
 	return true
 }
 
@@ -120,7 +159,7 @@ func (q *pool) remove(c *HTTPConn) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if i := slices.Index(q.idle[c.at], c); i >= 0 {
-		q.drop(c.at, i)
+		q.keep(c.at, slices.Delete(q.idle[c.at], i, i+1))
 	}
 }
 

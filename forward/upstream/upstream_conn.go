@@ -29,6 +29,8 @@ type HTTPConn struct {
 	sharing time.Duration
 	shared  bool
 	most    int
+	// held pays for it: the client's lease, or one of its own where others may use it.
+	held *limits.Lease
 	// ping is what its DestinationRule says of PINGs; nil: nothing.
 	ping *policy.HTTP2Keepalive
 	// mostStreams is how many requests of HTTP/2 there may be at once; 0: as many
@@ -47,16 +49,17 @@ type HTTPConn struct {
 	owner   *Conns  // nil: in the pool, or gone
 	pool    *pool   // while it is there
 	at      poolKey // where it is there; the pool's to read and write
-	held    *limits.Lease
-	streams int  // requests under way
-	served  int  // requests, ever
-	private bool // somebody has authenticated on it
-	ended   bool // it serves no more requests
-	paid    bool // what it has taken was given back
+	streams int     // requests under way
+	served  int     // requests, ever
+	private bool    // somebody has authenticated on it
+	ended   bool    // it serves no more requests
 	expiry  *time.Timer
 	expires bool // expiry runs
-	closed  atomic.Bool
-	watch   parked
+	// idleFor is how long it may be idle, from idleSince on; 0: for ever.
+	idleSince time.Time
+	idleFor   time.Duration
+	closed    atomic.Bool
+	watch     parked
 
 	Sent atomic.Int64 // bytes of the request of HTTP/1 that is under way
 	// Answered: an answer has come, and so have the settings of HTTP/2.
@@ -81,10 +84,7 @@ func (c *HTTPConn) claim() bool {
 	if c.ended || c.closed.Load() || c.streams > 0 && !c.Key.HTTP2 {
 		return false
 	}
-	if c.expires && !c.expiry.Stop() {
-		return false // it is being closed
-	}
-	c.expires = false
+	c.idleFor = 0
 	c.streams++
 	if c.served++; c.served == c.most {
 		c.ended = true
@@ -211,36 +211,41 @@ func (c *HTTPConn) setOwner(p *Conns, in *pool) {
 	c.owner, c.pool = p, in
 }
 
-// expireAfter closes c unless it is reserved before.
+// expireAfter closes c when nobody has claimed it for d. A timer that runs from an
+// earlier time is left to look again: claims are many, and each would stop it.
 func (c *HTTPConn) expireAfter(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.streams == 0 && !c.closed.Load() {
-		if c.expires = true; c.expiry != nil {
-			c.expiry.Reset(d)
-		} else {
-			c.expiry = time.AfterFunc(d, func() { c.Close() })
-		}
+	if c.streams > 0 || c.closed.Load() {
+		return
+	}
+	c.idleSince, c.idleFor = time.Now(), d
+	switch {
+	case c.expires:
+	case c.expiry == nil:
+		c.expires, c.expiry = true, time.AfterFunc(d, c.expire)
+	default:
+		c.expires = true
+		c.expiry.Reset(d)
 	}
 }
 
-// move has another lease pay for c.
-func (c *HTTPConn) move(to *limits.Lease) error {
-	if err := to.Take(1, c.memory); err != nil {
-		return err
-	}
+// expire closes c if its time is over.
+func (c *HTTPConn) expire() {
 	c.mu.Lock()
-	from, paid := c.held, c.paid
-	if !paid {
-		c.held = to
+	if c.idleFor == 0 || c.closed.Load() { // it is in use, or somebody's own again
+		c.expires = false
+		c.mu.Unlock()
+		return
 	}
+	if left := c.idleFor - time.Since(c.idleSince); left > 0 {
+		c.expiry.Reset(left)
+		c.mu.Unlock()
+		return
+	}
+	c.expires, c.ended = false, true // nobody claims it any more
 	c.mu.Unlock()
-	if paid {
-		to.Give(1, c.memory)
-		return ErrAtOnce
-	}
-	from.Give(1, c.memory)
-	return nil
+	c.Close()
 }
 
 // CloseWrite ends the sending side.
@@ -300,11 +305,7 @@ func (c *HTTPConn) Close() error {
 	c.watch.end()
 	err := c.Conn.Close()
 	c.forget(false)
-	c.mu.Lock()
-	held := c.held
-	c.paid = true
-	c.mu.Unlock()
-	held.Give(1, c.memory)
+	c.held.Give(1, c.memory)
 	c.uncount()
 	return err
 }

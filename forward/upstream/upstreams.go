@@ -62,6 +62,8 @@ type Conns struct {
 	open    []*HTTPConn
 	dialing map[ConnKey]chan struct{} // HTTP/2 connections on their way
 	closed  bool
+	lost    bool // down was told so
+	pooled  *pooled
 	// proved: a connection has ended on which the client had authenticated itself.
 	proved bool
 }
@@ -226,7 +228,9 @@ func (p *Conns) connect(ctx context.Context, u *policy.Upstream, key ConnKey) (_
 	if key.HTTP2 {
 		c.memory = upWindow
 	}
-	c.sharing, c.shared = p.Sharing(u)
+	if c.sharing, c.shared = p.Sharing(u); c.shared {
+		c.held = limits.NewLease(p.m.o.Limits, p.info.Owner())
+	}
 	if u.Traffic != nil && u.Traffic.Pool != nil {
 		c.most, c.mostStreams = u.Traffic.Pool.MaxRequestsPerConn, u.Traffic.Pool.MaxConcurrentStreams
 		c.ping = u.Traffic.Pool.HTTP2Keepalive
@@ -271,13 +275,16 @@ func (p *Conns) add(c *HTTPConn) bool {
 	}
 	c.setOwner(p, nil)
 	p.open = append(p.open, c)
-	p.down.UpstreamLost(false)
+	if p.lost {
+		p.lost = false
+		p.down.UpstreamLost(false)
+	}
 	return true
 }
 
-// remove forgets c. lost says that it was the upstream that ended it: with the
-// last one, the downstream connection ends.
-func (p *Conns) remove(c *HTTPConn, lost bool) {
+// remove forgets c, and says whether it was one of p's. lost says that it was the
+// upstream that ended it: with the last one, the downstream connection ends.
+func (p *Conns) remove(c *HTTPConn, lost bool) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i, have := range p.open {
@@ -286,11 +293,13 @@ func (p *Conns) remove(c *HTTPConn, lost bool) {
 			p.open[i], p.open[last] = p.open[last], nil
 			p.open = p.open[:last]
 			if lost && last == 0 && !p.closed {
+				p.lost = true
 				p.down.UpstreamLost(true)
 			}
-			return
+			return true
 		}
 	}
+	return false
 }
 
 // Release is called when a request on c is over. A connection that can't be used

@@ -3,8 +3,8 @@
 package main
 
 // originConf: directory, address, gateway port. The answer is 512 bytes.
-const originConf = `daemon off; user root; worker_processes 1; pid %[1]s/origin.pid; error_log stderr crit;
-events { worker_connections 8192; multi_accept on; }
+const originConf = `daemon off; user root; worker_processes 1; worker_rlimit_nofile 65536; pid %[1]s/origin.pid; error_log stderr crit;
+events { worker_connections 32768; multi_accept on; }
 http {
   access_log off; keepalive_requests 1000000000; keepalive_timeout 300s; tcp_nodelay on;
   ssl_certificate %[1]s/bench.crt; ssl_certificate_key %[1]s/bench.key; ssl_session_cache off; ssl_session_tickets off;
@@ -20,9 +20,9 @@ http {
 // keep-alive to the origin, TLS by SNI without decryption; at the gateway port TLS
 // ends, by what egressd agrees on with the same client. Both give out tickets, which
 // the client does not use.
-const nginxConf = `daemon off; user root; worker_processes 1; pid %[1]s/nginx.pid; error_log stderr crit;
+const nginxConf = `daemon off; user root; worker_processes 1; worker_rlimit_nofile 65536; pid %[1]s/nginx.pid; error_log stderr crit;
 load_module /usr/lib/nginx/modules/ngx_stream_module.so;
-events { worker_connections 8192; multi_accept on; }
+events { worker_connections 32768; multi_accept on; }
 http {
   access_log off; keepalive_requests 1000000000; keepalive_timeout 300s; tcp_nodelay on;
   upstream origin { server %[2]s:80; keepalive 64; keepalive_requests 1000000000; }
@@ -47,8 +47,8 @@ stream {
 
 // nginxCloseConf: directory, origin. nginx as it comes: a connection to the origin
 // for each request. It is for HTTP only.
-const nginxCloseConf = `daemon off; user root; worker_processes 1; pid %[1]s/nginx-close.pid; error_log stderr crit;
-events { worker_connections 8192; multi_accept on; }
+const nginxCloseConf = `daemon off; user root; worker_processes 1; worker_rlimit_nofile 65536; pid %[1]s/nginx-close.pid; error_log stderr crit;
+events { worker_connections 32768; multi_accept on; }
 http {
   access_log off; keepalive_requests 1000000000; keepalive_timeout 300s; tcp_nodelay on;
   upstream origin { server %[2]s:80; }

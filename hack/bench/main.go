@@ -38,6 +38,7 @@ type options struct {
 	what     string
 	conns    int
 	shared   bool
+	profile  string
 }
 
 func main() {
@@ -45,10 +46,11 @@ func main() {
 	flag.DurationVar(&o.duration, "duration", 2*time.Second, "length of one measurement")
 	flag.IntVar(&o.rounds, "rounds", 3, "how often each is measured; the median counts")
 	flag.StringVar(&o.output, "o", "text", "output format: text or json")
-	flag.StringVar(&o.egressd, "egressd", "", "the egressd binary; built from ./cmd/egressd if empty")
+	flag.StringVar(&o.egressd, "egressd", "", "the egressd binary; built from ./cmd/egressd if empty. Several, separated by commas, take turns with all others as egressd, egressd-2 and so on")
 	flag.StringVar(&o.only, "only", "", "comma-separated subjects; all if empty")
 	flag.IntVar(&o.conns, "c", 32, "concurrent connections of the HTTP client")
 	flag.BoolVar(&o.shared, "shared", false, "a DestinationRule lets egressd share connections to the origin, as nginx with keepalive does")
+	flag.StringVar(&o.profile, "profile", "", "directory to write profiles of egressd's processor time to")
 	flag.StringVar(&o.what, "what", "", "comma-separated measurements, of "+strings.Join(keys(), ", ")+"; all if empty")
 	if len(os.Args) > 1 && verbs[os.Args[1]] != nil {
 		if err := verbs[os.Args[1]](os.Args[2:]); err != nil {
@@ -111,11 +113,20 @@ func measureSubjects(ctx context.Context, o options, res *result) (err error) {
 	if len(o.benchmarks()) == 0 {
 		return nil
 	}
+	binaries := split(o.egressd)
+	o.egressd = binaries[0]
 	b, err := newBench(ctx, o, nil)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
+	for i, binary := range binaries[1:] {
+		other, err := b.another(ctx, binary, fmt.Sprintf("egressd-%d", i+2))
+		if err != nil {
+			return err
+		}
+		defer other.close()
+	}
 	return b.measure(ctx, res)
 }
 
@@ -126,6 +137,8 @@ var verbs = map[string]func(args []string) error{
 	sinkVerb:   func(a []string) error { return sink(a[0]) },
 	lookupVerb: func(a []string) error { return lookup(a[0], a[1]) },
 	loadVerb:   func(a []string) error { return loadOnce(a) },
+
+	requestsVerb: runPlan,
 }
 
 func split(list string) []string {

@@ -68,6 +68,8 @@ func benchmarks() []benchmark {
 		streams("tls-32", "TLS 32 streams", tlsPort, 32, true),
 		streams("tcp-1", "TCP one stream", tcpPort, 1, false),
 		streams("tcp-32", "TCP 32 streams", tcpPort, 32, false),
+		{latencyKey, "HTTP keep-alive at half the load of the slowest, 99th percentile", "µs", "µs CPU/req", 1e6, (*bench).latency},
+		{heldKey, "HTTP keep-alive, 1,000 connections beside idle ones", "req/s", "µs CPU/req", 1e6, (*bench).held},
 		dial("refused", "connect() that is refused", "", closedPort),
 		dial("allowed", "connect() that succeeds", "", tcpPort),
 		dial("endpoint", "connect() to an endpoint", vipV4, tcpPort),
@@ -84,7 +86,18 @@ func (b *bench) measure(ctx context.Context, res *result) error {
 				// Each round another one goes first.
 				c := b.subjects[(i+round)%len(b.subjects)]
 				fmt.Fprintf(os.Stderr, "round %d/%d: %s, %s\n", round+1, b.rounds, d.name, c.name)
-				s, err := d.run(b, ctx, c)
+				on := b
+				if c.on != nil {
+					on = c.on
+				}
+				measure := func() (sample, error) { return d.run(on, ctx, c) }
+				if on.options.profile != "" && c.name == "egressd" {
+					plain := measure
+					measure = func() (sample, error) {
+						return on.profiled(ctx, fmt.Sprintf("%s-%d", d.key, round+1), plain)
+					}
+				}
+				s, err := measure()
 				if ctx.Err() != nil {
 					return ctx.Err()
 				}

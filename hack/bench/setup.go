@@ -53,6 +53,10 @@ type subject struct {
 	gateway string
 	// tlsOnly: it cannot forward opaque TCP; httpOnly: nor TLS.
 	tlsOnly, httpOnly bool
+	// few: it is not set up for more than some thousand connections.
+	few bool
+	// on is the track of its own that it is on; nil: the one of all others.
+	on *bench
 	// cpu is the processor time that the proxy has used; nil: there is none.
 	cpu func() (time.Duration, error)
 }
@@ -67,12 +71,14 @@ type bench struct {
 	policy   map[string][]byte // egressd's further configuration, by file name
 	daemon   *world.Daemon
 	started  time.Duration // what the daemon took to be ready
+	half     *half         // of the measurement of latency
+	idles    int           // connections of the one that holds them
 	closers  []func() error
 }
 
 // newBench builds the world, the origin and the subjects.
 func newBench(ctx context.Context, o options, policy map[string][]byte) (b *bench, err error) {
-	b = &bench{options: o, policy: policy}
+	b = &bench{options: o, policy: policy, half: &half{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, b.close())
@@ -82,6 +88,11 @@ func newBench(ctx context.Context, o options, policy map[string][]byte) (b *benc
 		return b, err
 	}
 	b.closers = append(b.closers, b.w.Close)
+	if b.measures(heldKey) {
+		if b.idles = idleConnections(); b.idles < heldIdle {
+			b.notes = append(b.notes, fmt.Sprintf("%d idle connections are held, for there may be no more descriptors", b.idles))
+		}
+	}
 	b.dir = b.w.Dir()
 	for _, ns := range []*world.Netns{b.w.Node, b.w.Net} {
 		if err := ns.Do(tune); err != nil {
@@ -110,6 +121,20 @@ func newBench(ctx context.Context, o options, policy map[string][]byte) (b *benc
 		return b, fmt.Errorf("nobody to compare with: %v", b.notes)
 	}
 	return b, nil
+}
+
+// another lays out a track for another binary of egressd, and has it take part as name.
+func (b *bench) another(ctx context.Context, binary, name string) (*bench, error) {
+	o := b.options
+	o.egressd, o.only = binary, "egressd"
+	other, err := newBench(ctx, o, nil)
+	if err != nil {
+		return nil, err
+	}
+	c := other.subjects[len(other.subjects)-1]
+	c.name, c.on, other.half = name, other, b.half
+	b.subjects = append(b.subjects, c)
+	return other, nil
 }
 
 // close undoes in reverse order.
@@ -248,7 +273,11 @@ func (b *bench) haproxy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return b.proxy(ctx, "haproxy", "127.0.0.3", "haproxy", "-db", "-f", conf)
+	if err := b.proxy(ctx, "haproxy", "127.0.0.3", "haproxy", "-db", "-f", conf); err != nil {
+		return err
+	}
+	b.subjects[len(b.subjects)-1].few = true
+	return nil
 }
 
 func (b *bench) sniproxy(ctx context.Context) error {
@@ -259,7 +288,7 @@ func (b *bench) sniproxy(ctx context.Context) error {
 	if err := b.proxy(ctx, "sniproxy", "127.0.0.4", "sniproxy", "-f", "-c", conf); err != nil {
 		return err
 	}
-	b.subjects[len(b.subjects)-1].tlsOnly = true
+	b.subjects[len(b.subjects)-1].tlsOnly, b.subjects[len(b.subjects)-1].few = true, true
 	return nil
 }
 
@@ -275,6 +304,9 @@ func (b *bench) egress(ctx context.Context) error {
 	if b.measures(terminateKey) || b.measures(handshakeKey) {
 		gateway, flags = "127.0.0.6", []string{"--gateway-selector", "bench=gateway", "--credentials-dir", b.dir}
 		config["gateway.yaml"] = fmt.Appendf(nil, gatewayConf, host, gateway, gatewayPort, b.dir)
+	}
+	if b.options.profile != "" {
+		flags = append(flags, "--admin-profile")
 	}
 	d, err := b.w.NewDaemon(b.egressd, config, flags...)
 	if err != nil {

@@ -24,7 +24,13 @@ type Log struct {
 	live   int
 	next   uint64 // number of the next event
 	shares map[share]*queue
-	counts map[CountKey]uint64
+	counts map[CountKey]*uint64
+	// last is what the newest event was counted by: most are like the one before, and
+	// need not be looked for.
+	last struct {
+		key   CountKey
+		count *uint64
+	}
 	// followers are woken when there is something to read.
 	followers map[chan struct{}]bool
 }
@@ -42,7 +48,10 @@ type share struct {
 }
 
 // queue has the numbers of a share's events, oldest first.
-type queue struct{ numbers []uint64 }
+type queue struct {
+	share   share
+	numbers []uint64
+}
 
 // CountKey is what decisions are counted by.
 type CountKey struct {
@@ -57,7 +66,7 @@ func NewLog(size int) *Log {
 	return &Log{
 		size:      max(size, 1),
 		shares:    map[share]*queue{},
-		counts:    map[CountKey]uint64{},
+		counts:    map[CountKey]*uint64{},
 		followers: map[chan struct{}]bool{},
 	}
 }
@@ -66,18 +75,19 @@ func NewLog(size int) *Log {
 func (l *Log) Record(e Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.counts[CountKey{e.Layer, e.Kind, e.Allowed, e.Reason}] += uint64(max(e.More, 1))
+	*l.count(CountKey{e.Layer, e.Kind, e.Allowed, e.Reason}) += uint64(max(e.More, 1))
 	s := share{e.Workload, e.Denied()}
 	q := l.shares[s]
 	if q == nil {
-		q = &queue{}
+		q = &queue{share: s}
 		l.shares[s] = q
 	}
 	var kept *Event
 	if l.live >= l.size {
-		kept = l.drop(l.victim(s))
-		if l.shares[s] == nil { // it was its only one
-			l.shares[s] = q
+		loser := l.victim(q)
+		kept = l.drop(loser)
+		if len(loser.numbers) == 0 && loser != q {
+			delete(l.shares, loser.share)
 		}
 	}
 	if kept == nil {
@@ -100,15 +110,29 @@ func (l *Log) Record(e Event) {
 	}
 }
 
-// victim is who loses an event for one of s: s itself when it has its fair
-// share already, else who has most.
-func (l *Log) victim(s share) share {
-	if len(l.shares[s].numbers) >= max(l.size/len(l.shares), 1) {
-		return s
+// count is the counter of what k says.
+func (l *Log) count(k CountKey) *uint64 {
+	if l.last.count != nil && l.last.key == k {
+		return l.last.count
 	}
-	most := s
-	for other, q := range l.shares {
-		if len(q.numbers) > len(l.shares[most].numbers) {
+	n := l.counts[k]
+	if n == nil {
+		n = new(uint64)
+		l.counts[k] = n
+	}
+	l.last.key, l.last.count = k, n
+	return n
+}
+
+// victim is who loses an event for one of q: q itself when it has its fair
+// share already, else who has most.
+func (l *Log) victim(q *queue) *queue {
+	if len(q.numbers) >= max(l.size/len(l.shares), 1) {
+		return q
+	}
+	most := q
+	for _, other := range l.shares {
+		if len(other.numbers) > len(most.numbers) {
 			most = other
 		}
 	}
@@ -116,16 +140,13 @@ func (l *Log) victim(s share) share {
 }
 
 // drop forgets the oldest event of a share, and returns where it was.
-func (l *Log) drop(s share) (was *Event) {
-	q := l.shares[s]
+func (l *Log) drop(q *queue) (was *Event) {
 	if at, ok := l.find(q.numbers[0]); ok {
 		was, l.kept[at].event = l.kept[at].event, nil
 		l.live--
 	}
 	// Appending moves what is left to the front of a new array.
-	if q.numbers = q.numbers[1:]; len(q.numbers) == 0 {
-		delete(l.shares, s)
-	}
+	q.numbers = q.numbers[1:]
 	return was
 }
 
@@ -200,7 +221,7 @@ func (l *Log) Counts() map[CountKey]uint64 {
 	defer l.mu.Unlock()
 	out := make(map[CountKey]uint64, len(l.counts))
 	for k, v := range l.counts {
-		out[k] = v
+		out[k] = *v
 	}
 	return out
 }
