@@ -83,15 +83,25 @@ func (q *pool) drop(at poolKey, i int) {
 	}
 }
 
-// park takes c over from p, or closes it when there is no room.
+// park takes c over from p, or closes it when there is no room. Requests of p's that
+// end at about the same time may all come here, and others begin meanwhile: whoever
+// takes c off p's list has it, and nobody claims it from there any more.
 func (q *pool) park(p *Conns, c *HTTPConn) {
 	at := p.poolKey(c.Key)
-	p.remove(c, false)
-	if c.busy() { // another request of p's was faster
-		if !p.add(c) {
-			c.Close()
+	for {
+		if !p.remove(c, false) {
+			return // somebody else has brought it here
 		}
-		return
+		if !c.busy() {
+			break
+		}
+		if !p.add(c) { // another request of p's was faster
+			c.Close()
+			return
+		}
+		if c.busy() {
+			return // its end brings c here
+		}
 	}
 	if c.move(limits.NewLease(q.limits, at.holder)) != nil || !q.add(at, c) {
 		c.Close()

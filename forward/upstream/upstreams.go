@@ -275,9 +275,9 @@ func (p *Conns) add(c *HTTPConn) bool {
 	return true
 }
 
-// remove forgets c. lost says that it was the upstream that ended it: with the
-// last one, the downstream connection ends.
-func (p *Conns) remove(c *HTTPConn, lost bool) {
+// remove forgets c, and says whether it was one of p's. lost says that it was the
+// upstream that ended it: with the last one, the downstream connection ends.
+func (p *Conns) remove(c *HTTPConn, lost bool) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i, have := range p.open {
@@ -288,9 +288,10 @@ func (p *Conns) remove(c *HTTPConn, lost bool) {
 			if lost && last == 0 && !p.closed {
 				p.down.UpstreamLost(true)
 			}
-			return
+			return true
 		}
 	}
+	return false
 }
 
 // Release is called when a request on c is over. A connection that can't be used
