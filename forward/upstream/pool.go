@@ -14,10 +14,12 @@ import (
 )
 
 // poolKey says for whom a connection may be used: one workload, under the policy
-// and for the address that it was made for.
+// and for the address that it was made for. The number of a workload that has gone is
+// another's in time, so that its name counts as well.
 type poolKey struct {
-	holder limits.Owner
-	policy policy.PolicyID
+	holder   limits.Owner
+	workload string
+	policy   policy.PolicyID
 	// dialled is the workload's own choice among the addresses of a name;
 	// clients of a Gateway have none.
 	dialled netip.Addr
@@ -26,7 +28,7 @@ type poolKey struct {
 
 func (p *Conns) poolKey(key ConnKey) poolKey {
 	info := p.info
-	out := poolKey{holder: info.Owner(), policy: info.Policy, ConnKey: key}
+	out := poolKey{holder: info.Owner(), workload: info.Workload, policy: info.Policy, ConnKey: key}
 	if info.Layer == flow.Egress {
 		out.dialled = info.Dst.Addr()
 	}

@@ -147,3 +147,33 @@ func TestParkedWhileClaimed(t *testing.T) {
 		t.Errorf("in the end the client has %d connections, the pool %d", len(p.List()), len(m.pool.idle))
 	}
 }
+
+// TestPoolKnowsWorkloads: what one workload leaves in the pool no other gets, not even
+// one that has its number by now.
+func TestPoolKnowsWorkloads(t *testing.T) {
+	for name, tt := range map[string]struct {
+		second downstream.Conn
+		same   bool
+	}{
+		"itself":         {downstream.Conn{Workload: "w", WorkloadID: 1}, true},
+		"another number": {downstream.Conn{Workload: "w", WorkloadID: 2}, false},
+		"another name":   {downstream.Conn{Workload: "v", WorkloadID: 1}, false},
+	} {
+		m := shares(t)
+		u := named("a.example")
+		first := connsOf(t, m, &downstream.Conn{Workload: "w", WorkloadID: 1})
+		c, err := first.Acquire(t.Context(), &Drawn{Upstream: u}, false, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ask(t, c)
+		first.Release(c)
+		got := connsOf(t, m, &tt.second).Ready(u, false, false)
+		if (got == c) != tt.same {
+			t.Errorf("%s: got it: %v", name, got == c)
+		}
+		if got != nil {
+			got.Close()
+		}
+	}
+}
