@@ -404,8 +404,10 @@ func (x *exchange) event() flow.Event {
 const lastWrite = 100 * time.Millisecond
 
 // stopSenders waits for those that send the request's body. One that waits for the
-// rest of it, or for an upstream that does not take it, waits in vain.
+// rest of it, or for an upstream that does not take it, waits in vain. net/http's
+// goroutine, which sends it in HTTP/2, may be there for longer, and reads no more.
 func (x *exchange) stopSenders() {
+	defer x.body.End()
 	defer x.senders.Wait()
 	c := x.up.current()
 	if !x.body.Complete() {
