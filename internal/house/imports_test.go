@@ -115,7 +115,7 @@ var floors = map[string][]string{
 	"./forward/session":      {"./forward/originate", "./forward/downstream", "./forward/limits", "./forward/relay", "./forward/upstream", "./internal/dial", "./internal/field", "./internal/flow", "./policy"},
 	"./forward/httpproxy":    {"./forward/originate", "./forward/balance", "./forward/downstream", "./forward/frames", "./forward/http1", "./forward/limits", "./forward/message", "./forward/mirror", "./forward/relay", "./forward/session", "./forward/upstream", "./internal/dial", "./internal/field", "./internal/flow", "./policy", "golang.org/x/sys/unix"},
 	"./forward/downstream":   {"./forward/limits", "./internal/flow", "./policy"},
-	"./forward/upstream":     {"./forward/originate", "./forward/balance", "./forward/downstream", "./forward/http1", "./forward/limits", "./forward/relay", "./internal/dial", "./internal/field", "./internal/flow", "./policy", "golang.org/x/sys/unix"},
+	"./forward/upstream":     {"./forward/originate", "./forward/balance", "./forward/downstream", "./forward/http1", "./forward/limits", "./forward/relay", "./internal/dial", "./internal/field", "./internal/flow", "./policy", "golang.org/x/net/http2", "golang.org/x/sys/unix"},
 	"./forward/relay":        {"./forward/http1", "./forward/limits", "./internal/flow", "./internal/peek", "./policy", "golang.org/x/sys/unix"},
 	"./forward":              {"./forward/downstream", "./forward/http1", "./forward/originate", "./forward/httpproxy", "./forward/limits", "./forward/relay", "./forward/session", "./forward/upstream", "./internal/flow", "./internal/hostname", "./internal/proxyheader", "./internal/peek", "./policy"},
 	// Parts of the loader: one job each, without its maps.
