@@ -107,10 +107,21 @@ func newExchange(h *httpConn, w http.ResponseWriter, r *http.Request) *exchange 
 	return x
 }
 
-// stopOnEnd has the exchange be interrupted when ctx ends.
+// stopOnEnd has the exchange be interrupted when ctx ends. forget waits for an
+// interruption that is under way: net/http's answer, of which it sets the deadline, is
+// gone when the handler has returned, and would be a nil pointer in a goroutine that
+// nothing catches the panic of.
 func (x *exchange) stopOnEnd(ctx context.Context) (forget func()) {
-	stop := context.AfterFunc(ctx, x.interrupt)
-	return func() { stop() }
+	done := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(done)
+		x.interrupt()
+	})
+	return func() {
+		if !stop() {
+			<-done
+		}
+	}
 }
 
 // context ends with the exchange.
