@@ -8,6 +8,7 @@ package frames
 
 import (
 	"encoding/binary"
+	"strconv"
 	"time"
 )
 
@@ -41,7 +42,7 @@ const (
 	typeContinuation                         = 0x9
 	flagEndHeaders, flagPadded               = 0x4, 0x8
 	errProtocol, errFlow, errClosed, errSize = 0x1, 0x3, 0x5, 0x6
-	errRefused, errCalm                      = 0x7, 0xb
+	errRefused, errCompression, errCalm      = 0x7, 0x9, 0xb
 	headerLen                                = 9
 	peekLen                                  = 4 // of a payload
 )
@@ -62,6 +63,7 @@ type FloodGuard struct {
 	resets  budget
 	last    uint32 // the last stream that was opened
 	flood   *FloodError
+	refused []Refused
 	now     func() time.Time
 	lock
 
@@ -120,6 +122,30 @@ func (g *FloodGuard) Flood() *FloodError {
 	return g.flood
 }
 
+// Refused is a stream that was reset for what the client did: who serves the connection
+// does that by itself, and tells nobody.
+type Refused struct{ Stream, Code uint32 }
+
+// Overload says that the client is not at fault but for the number of its requests.
+func (r Refused) Overload() bool { return r.Code == errRefused || r.Code == errCalm }
+
+func (r Refused) String() string {
+	name := map[uint32]string{
+		errProtocol: "PROTOCOL_ERROR", errFlow: "FLOW_CONTROL_ERROR", errSize: "FRAME_SIZE_ERROR", errRefused: "REFUSED_STREAM",
+		errCompression: "COMPRESSION_ERROR", errCalm: "ENHANCE_YOUR_CALM",
+	}[r.Code]
+	return "the HTTP/2 stream " + strconv.FormatUint(uint64(r.Stream), 10) + " was reset: " + name
+}
+
+// Refused are the streams that were reset since it was last asked.
+func (g *FloodGuard) Refused() []Refused {
+	g.Lock()
+	defer g.Unlock()
+	out := g.refused
+	g.refused = nil
+	return out
+}
+
 func (g *FloodGuard) received(f frame) {
 	switch {
 	case f.kind == typeHeaders && f.flags&flagEndHeaders != 0:
@@ -155,7 +181,8 @@ func (g *FloodGuard) sent(f frame) {
 		switch f.code() {
 		case errClosed:
 			g.pay(&g.frames, 1, f)
-		case errProtocol, errFlow, errSize, errRefused, errCalm:
+		case errProtocol, errFlow, errSize, errRefused, errCompression, errCalm:
+			g.refused = append(g.refused, Refused{f.stream, f.code()})
 			g.pay(&g.resets, ResetCost, f)
 		}
 	}
