@@ -309,7 +309,7 @@ func (x *exchange) fail(err error) {
 		// what it may send once more; an answer of ours would tell it otherwise.
 		x.reason, x.detail = policy.ReasonUpstreamClosed, err.Error()
 		panic(http.ErrAbortHandler)
-	case errors.As(err, &bad):
+	case errors.As(err, &bad) || upstream.ClosedReason(err) == policy.ReasonUpstreamProtocol:
 		x.reason, x.detail = policy.ReasonUpstreamProtocol, err.Error()
 		x.reply(http.StatusBadGateway, "egressd: "+x.req.Host+": the upstream's answer is not HTTP")
 	default:
