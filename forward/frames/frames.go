@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package frames bounds the frames of HTTP/2 (RFC 9113) with which a client costs time
-// and says nothing. It looks at the bytes of a connection as they pass, at their
+// Package frames bounds the frames of HTTP/2 (RFC 9113) with which a client, or an
+// upstream, costs time and says nothing. It looks at the bytes of a connection as they pass, at their
 // frame headers alone, and stands before whoever serves the connection, which bounds
 // memory and streams, and not these.
 package frames
@@ -50,7 +50,7 @@ const (
 // prefaceLen is that of what a client sends before its first frame (RFC 9113, 3.4).
 const prefaceLen = len("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
 
-// FloodError says of what a client sent too much.
+// FloodError says of what somebody sent too much.
 type FloodError struct{ What string }
 
 func (e *FloodError) Error() string { return "too many " + e.What }
@@ -68,6 +68,34 @@ type FloodGuard struct {
 	lock
 
 	receivedFn, sentFn func(frame)
+}
+
+// NewOriginGuard returns the FloodGuard of a connection to an upstream, which begins
+// now. What an upstream sends that says nothing is paid for by requests, and by data
+// that it was sent; heads of answers are paid for as well, and resets by the frame
+// alone: a server may refuse all that it is asked.
+func NewOriginGuard(now func() time.Time) *FloodGuard {
+	g := &FloodGuard{now: now}
+	g.receivedFn, g.sentFn = g.answered, g.asked
+	g.out.skip = prefaceLen
+	g.frames = budget{left: Burst, most: Burst, at: now()}
+	return g
+}
+
+func (g *FloodGuard) answered(f frame) {
+	if f.kind == typeData && f.content() > 0 || f.kind == typeContinuation && f.length >= FullContinuation {
+		return
+	}
+	g.pay(&g.frames, 1, f)
+}
+
+func (g *FloodGuard) asked(f frame) {
+	switch f.kind {
+	case typeHeaders:
+		g.frames.earn(PerRequest)
+	case typeData:
+		g.frames.earn(PerData)
+	}
 }
 
 // NewFloodGuard returns a FloodGuard of a connection that begins now.

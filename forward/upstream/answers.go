@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/net/http2"
 
+	"github.com/egressd/egressd/forward/frames"
 	"github.com/egressd/egressd/forward/originate"
 	"github.com/egressd/egressd/policy"
 )
@@ -20,6 +21,7 @@ const (
 	textClosed        = "http2: client conn is closed"
 	textUnusable      = "http2: client conn not usable"
 	textUnestablished = "http2: client conn could not be established"
+	textMore          = "net/http: server replied with more than declared Content-Length; truncated"
 	// textFromPeer is the cause of a stream's error that the upstream sent.
 	textFromPeer = "received from peer"
 	// prefixConnection begins what is wrong with a whole connection.
@@ -62,17 +64,17 @@ func ClosedReason(err error) policy.Reason {
 	}
 	if s, ok := streamError(err); ok && fromPeer(s) {
 		return policy.ReasonUpstreamReset
-	} else if ok || isConnectionError(err) {
+	} else if ok || isConnectionError(err) || errors.As(err, new(*frames.FloodError)) {
 		return policy.ReasonUpstreamProtocol
 	}
 	return policy.ReasonUpstreamClosed
 }
 
-// isConnectionError says whether an HTTP/2 connection was ended because of what the
-// upstream sent on it.
+// isConnectionError says whether an HTTP/2 connection, or a body, was ended because of
+// what the upstream sent.
 func isConnectionError(err error) bool {
 	for ; err != nil; err = errors.Unwrap(err) {
-		if strings.HasPrefix(err.Error(), prefixConnection) {
+		if text := err.Error(); text == textMore || strings.HasPrefix(text, prefixConnection) {
 			return true
 		}
 	}

@@ -11,10 +11,12 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 
+	"github.com/egressd/egressd/forward/frames"
 	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/policy"
 )
@@ -54,7 +56,7 @@ func http2Ends(t *testing.T, again bool, end func(f *http2.Framer, stream uint32
 		}
 	}()
 	tr := NewTransport(UsualPing)
-	cc, err := tr.NewClientConn(context.WithValue(t.Context(), carriedKey{}, &HTTPConn{Conn: near, held: limits.NewLease(&limits.Limits{}, limits.Owner{})}), "http", "upstream:80")
+	cc, err := tr.NewClientConn(context.WithValue(t.Context(), carriedKey{}, &HTTPConn{Conn: near, guard: frames.NewOriginGuard(time.Now), held: limits.NewLease(&limits.Limits{}, limits.Owner{})}), "http", "upstream:80")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,6 +118,13 @@ func TestTexts(t *testing.T) {
 			},
 			reason: policy.ReasonUpstreamProtocol,
 		},
+		"more than it has said": {
+			end: func(f *http2.Framer, s uint32) {
+				_ = f.WriteHeaders(http2.HeadersFrameParam{StreamID: s, BlockFragment: block(":status", "200", "content-length", "1"), EndHeaders: true})
+				_ = f.WriteData(s, true, []byte("xx"))
+			},
+			reason: policy.ReasonUpstreamProtocol, text: textMore,
+		},
 		"a frame that must not come": {
 			end:    func(f *http2.Framer, _ uint32) { _ = f.WriteRawFrame(http2.FramePushPromise, 4, 1, make([]byte, 4)) },
 			reason: policy.ReasonUpstreamProtocol,
@@ -129,7 +138,7 @@ func TestTexts(t *testing.T) {
 			if first == nil || IsRefused(first) != tt.refused || IsGone(first) != tt.gone || ClosedReason(first) != tt.reason {
 				t.Errorf("%v: refused %v, gone %v, %s", first, IsRefused(first), IsGone(first), ClosedReason(first))
 			}
-			if tt.text != "" && (first.Error() != tt.text || next == nil || next.Error() != tt.nextText || !IsGone(next)) {
+			if tt.text != "" && first.Error() != tt.text || tt.nextText != "" && (next == nil || next.Error() != tt.nextText || !IsGone(next)) {
 				t.Errorf("%q, then %q", first, next)
 			}
 			if wrapped := fmt.Errorf("one more: %w", first); IsGone(wrapped) != tt.gone || IsRefused(wrapped) != tt.refused {
