@@ -143,6 +143,13 @@ func (g *FloodGuard) GoAway() []byte {
 	return append(p, g.flood.Error()...)
 }
 
+// Farewell is what a server says that serves no requests of a connection that has just
+// begun: its SETTINGS, and a GOAWAY without an error, by which a client knows that
+// nothing was looked at (RFC 9113, 3.4 and 6.8).
+func Farewell() []byte {
+	return append([]byte{0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 8, 7, 0, 0, 0, 0, 0}, make([]byte, 8)...)
+}
+
 // Flood is of what the client sent too much; nil: of nothing.
 func (g *FloodGuard) Flood() *FloodError {
 	g.Lock()
