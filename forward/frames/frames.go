@@ -63,7 +63,7 @@ type FloodGuard struct {
 	resets  budget
 	last    uint32 // the last stream that was opened
 	flood   *FloodError
-	refused []Refused
+	refused []RefusedStream
 	now     func() time.Time
 	lock
 
@@ -157,14 +157,14 @@ func (g *FloodGuard) Flood() *FloodError {
 	return g.flood
 }
 
-// Refused is a stream that was reset for what the client did: who serves the connection
+// RefusedStream is a stream that was reset for what the client did: who serves the connection
 // does that by itself, and tells nobody.
-type Refused struct{ Stream, Code uint32 }
+type RefusedStream struct{ Stream, Code uint32 }
 
 // Overload says that the client is not at fault but for the number of its requests.
-func (r Refused) Overload() bool { return r.Code == errRefused || r.Code == errCalm }
+func (r RefusedStream) Overload() bool { return r.Code == errRefused || r.Code == errCalm }
 
-func (r Refused) String() string {
+func (r RefusedStream) String() string {
 	name := map[uint32]string{
 		errProtocol: "PROTOCOL_ERROR", errFlow: "FLOW_CONTROL_ERROR", errSize: "FRAME_SIZE_ERROR", errRefused: "REFUSED_STREAM",
 		errCompression: "COMPRESSION_ERROR", errCalm: "ENHANCE_YOUR_CALM",
@@ -173,7 +173,7 @@ func (r Refused) String() string {
 }
 
 // Refused are the streams that were reset since it was last asked.
-func (g *FloodGuard) Refused() []Refused {
+func (g *FloodGuard) Refused() []RefusedStream {
 	g.Lock()
 	defer g.Unlock()
 	out := g.refused
@@ -217,7 +217,7 @@ func (g *FloodGuard) sent(f frame) {
 		case errClosed:
 			g.pay(&g.frames, 1, f)
 		case errProtocol, errFlow, errSize, errRefused, errCompression, errCalm:
-			g.refused = append(g.refused, Refused{f.stream, f.code()})
+			g.refused = append(g.refused, RefusedStream{f.stream, f.code()})
 			g.pay(&g.resets, ResetCost, f)
 		}
 	}

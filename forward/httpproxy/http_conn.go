@@ -67,7 +67,7 @@ func (h *httpConn) Write(p []byte) (int, error) {
 // refusedStream records a stream that net/http has reset for what the client did. It
 // was no request, or was one in part: who sends more of a body than it has said has an
 // event of that request beside this one.
-func (t *client) refusedStream(r frames.Refused) {
+func (t *client) refusedStream(r frames.RefusedStream) {
 	reason := policy.ReasonMalformed
 	if r.Overload() {
 		reason = policy.ReasonOverload
