@@ -301,7 +301,7 @@ func TestGRPCServersGo(t *testing.T) {
 	var wg sync.WaitGroup
 	for id := range 8 {
 		wg.Go(func() {
-			for i := range 150 {
+			for i := range 60 {
 				in := []byte(fmt.Sprint(id, "-", i))
 				if out, err := callUnary(t.Context(), c, in); err != nil || !bytes.Equal(in, out) {
 					t.Errorf("%s: %q, %v", in, out, err)
