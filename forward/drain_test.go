@@ -12,6 +12,9 @@ import (
 	"net/http"
 	"syscall"
 	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
 
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
@@ -57,6 +60,56 @@ func TestShutdownHTTP(t *testing.T) {
 		t.Error(err)
 	}
 	dialReset(t, r.addr())
+}
+
+// TestShutdownHTTP2: a client of HTTP/2 is told that its connection ends (GOAWAY), has
+// the answer to what it has asked, and then the end; so is one whose first bytes come
+// when egressd is about to end, and which nobody serves any more.
+func TestShutdownHTTP2(t *testing.T) {
+	r := newRig(t, HTTP)
+	started, release := make(chan struct{}, 1), make(chan struct{})
+	r.httpOrigin("a.example", func(w http.ResponseWriter, _ *http.Request) {
+		started <- struct{}{}
+		<-release
+		fmt.Fprint(w, "ok")
+	})
+	busy, idle, late := r.frames(), r.frames(), r.dial()
+	_ = busy.open(true)
+	receive(t, started)
+	// The server has taken the idle one when it has said so.
+	if f, err := idle.ReadFrame(); err != nil || f.Header().Type != http2.FrameSettings {
+		t.Fatalf("%v, %v", f, err)
+	}
+	write(t, late, http2.ClientPreface[:10])
+	for end := time.Now().Add(patience); r.core.Stats().Open < 3 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+	done := make(chan error, 1)
+	go func() { done <- r.core.Shutdown(context.Background()) }()
+	away := func(f http2.Frame) bool { return f.Header().Type == http2.FrameGoAway }
+	if s := busy.read(away); s.err != nil || s.away.ErrCode != http2.ErrCodeNo {
+		t.Fatalf("busy: %+v", s)
+	}
+	for name, c := range map[string]*framesClient{"idle": idle} {
+		if s := c.read(nil); s.away == nil || s.away.ErrCode != http2.ErrCodeNo || !errors.Is(s.err, io.EOF) {
+			t.Errorf("%s: %+v", name, s)
+		}
+	}
+	write(t, late, http2.ClientPreface[10:])
+	c := &framesClient{nc: late, Framer: http2.NewFramer(late, late)}
+	_ = c.WriteSettings()
+	if s := c.read(nil); s.away == nil || s.away.ErrCode != http2.ErrCodeNo || s.away.LastStreamID != 0 || !errors.Is(s.err, io.EOF) {
+		t.Errorf("late: %+v", s)
+	}
+	late.Close()
+	close(release)
+	if s := busy.read(nil); s.answers != 1 || !errors.Is(s.err, io.EOF) {
+		t.Errorf("busy, then: %+v", s)
+	}
+	busy.nc.Close()
+	if err := receive(t, done); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestShutdownDeadline closes what has not ended by then.

@@ -188,3 +188,14 @@ func TestHTTP2Keepalive(t *testing.T) {
 		})
 	}
 }
+
+// h2block is a header, coded so that every block can stand alone.
+func h2block(fields ...string) []byte {
+	var b bytes.Buffer
+	enc := hpack.NewEncoder(&b)
+	enc.SetMaxDynamicTableSize(0)
+	for i := 0; i < len(fields); i += 2 {
+		_ = enc.WriteField(hpack.HeaderField{Name: fields[i], Value: fields[i+1]})
+	}
+	return b.Bytes()
+}

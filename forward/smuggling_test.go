@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/net/http2"
+
 	"github.com/egressd/egressd/policy"
 )
 
@@ -217,6 +219,48 @@ func TestTrailers(t *testing.T) {
 		_, trailer, _ := strings.Cut(got, "\r\n0\r\n")
 		if strings.Trim(trailer, "\r\n") != want {
 			t.Errorf("Trailer: %s: %q went on, want %q", announced, trailer, want)
+		}
+	}
+}
+
+// TestAnswersTrailers: of an answer's trailer, too, what ends a message or says who
+// somebody is does not pass, whichever versions are spoken; what only says something of
+// the body does, and gRPC's status.
+func TestAnswersTrailers(t *testing.T) {
+	fields := []string{"X-Sum", "7", "Grpc-Status", "0", "Content-Length", "99", "transfer-encoding", "chunked", "Set-Cookie", "a=b", "Content-Type", "x/y"}
+	for _, up := range []bool{false, true} {
+		for _, down := range []bool{false, true} {
+			r := newRig(t, HTTP)
+			if up {
+				r.http2Only()
+				r.origin("a.example", func(nc *net.TCPConn) {
+					serveFrames(nc, func(f *http2.Framer, s uint32, _ string) bool {
+						lower := make([]string, len(fields))
+						for i := range fields {
+							lower[i] = strings.ToLower(fields[i])
+						}
+						_ = f.WriteHeaders(http2.HeadersFrameParam{StreamID: s, BlockFragment: h2block(":status", "200"), EndHeaders: true})
+						_ = f.WriteData(s, false, []byte("x"))
+						_ = f.WriteHeaders(http2.HeadersFrameParam{StreamID: s, BlockFragment: h2block(lower...), EndHeaders: true, EndStream: true})
+						return true
+					})
+				})
+			} else {
+				answer := "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n"
+				for i := 0; i < len(fields); i += 2 {
+					answer += fields[i] + ": " + fields[i+1] + "\r\n"
+				}
+				r.newRawOrigin("a.example", answer+"\r\n")
+			}
+			resp, err := r.client(down).Post("http://a.example/", "text/plain", strings.NewReader("x"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if err != nil || string(body) != "x" || len(resp.Trailer) != 2 || resp.Trailer.Get("X-Sum") != "7" || resp.Trailer.Get("Grpc-Status") != "0" {
+				t.Errorf("HTTP/2 up %v, down %v: %q, trailer %v, %v", up, down, body, resp.Trailer, err)
+			}
 		}
 	}
 }

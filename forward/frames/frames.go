@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package frames bounds the frames of HTTP/2 (RFC 9113) with which a client costs time
-// and says nothing. It looks at the bytes of a connection as they pass, at their
+// Package frames bounds the frames of HTTP/2 (RFC 9113) with which a client, or an
+// upstream, costs time and says nothing. It looks at the bytes of a connection as they pass, at their
 // frame headers alone, and stands before whoever serves the connection, which bounds
 // memory and streams, and not these.
 package frames
 
 import (
 	"encoding/binary"
+	"strconv"
 	"time"
 )
 
@@ -41,7 +42,7 @@ const (
 	typeContinuation                         = 0x9
 	flagEndHeaders, flagPadded               = 0x4, 0x8
 	errProtocol, errFlow, errClosed, errSize = 0x1, 0x3, 0x5, 0x6
-	errRefused, errCalm                      = 0x7, 0xb
+	errRefused, errCompression, errCalm      = 0x7, 0x9, 0xb
 	headerLen                                = 9
 	peekLen                                  = 4 // of a payload
 )
@@ -49,7 +50,7 @@ const (
 // prefaceLen is that of what a client sends before its first frame (RFC 9113, 3.4).
 const prefaceLen = len("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
 
-// FloodError says of what a client sent too much.
+// FloodError says of what somebody sent too much.
 type FloodError struct{ What string }
 
 func (e *FloodError) Error() string { return "too many " + e.What }
@@ -62,10 +63,39 @@ type FloodGuard struct {
 	resets  budget
 	last    uint32 // the last stream that was opened
 	flood   *FloodError
+	refused []RefusedStream
 	now     func() time.Time
 	lock
 
 	receivedFn, sentFn func(frame)
+}
+
+// NewOriginGuard returns the FloodGuard of a connection to an upstream, which begins
+// now. What an upstream sends that says nothing is paid for by requests, and by data
+// that it was sent; heads of answers are paid for as well, and resets by the frame
+// alone: a server may refuse all that it is asked.
+func NewOriginGuard(now func() time.Time) *FloodGuard {
+	g := &FloodGuard{now: now}
+	g.receivedFn, g.sentFn = g.answered, g.asked
+	g.out.skip = prefaceLen
+	g.frames = budget{left: Burst, most: Burst, at: now()}
+	return g
+}
+
+func (g *FloodGuard) answered(f frame) {
+	if f.kind == typeData && f.content() > 0 || f.kind == typeContinuation && f.length >= FullContinuation {
+		return
+	}
+	g.pay(&g.frames, 1, f)
+}
+
+func (g *FloodGuard) asked(f frame) {
+	switch f.kind {
+	case typeHeaders:
+		g.frames.earn(PerRequest)
+	case typeData:
+		g.frames.earn(PerData)
+	}
 }
 
 // NewFloodGuard returns a FloodGuard of a connection that begins now.
@@ -113,11 +143,42 @@ func (g *FloodGuard) GoAway() []byte {
 	return append(p, g.flood.Error()...)
 }
 
+// Farewell is what a server says that serves no requests of a connection that has just
+// begun: its SETTINGS, and a GOAWAY without an error, by which a client knows that
+// nothing was looked at (RFC 9113, 3.4 and 6.8).
+func Farewell() []byte {
+	return append([]byte{0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 8, 7, 0, 0, 0, 0, 0}, make([]byte, 8)...)
+}
+
 // Flood is of what the client sent too much; nil: of nothing.
 func (g *FloodGuard) Flood() *FloodError {
 	g.Lock()
 	defer g.Unlock()
 	return g.flood
+}
+
+// RefusedStream is a stream that was reset for what the client did: who serves the connection
+// does that by itself, and tells nobody.
+type RefusedStream struct{ Stream, Code uint32 }
+
+// Overload says that the client is not at fault but for the number of its requests.
+func (r RefusedStream) Overload() bool { return r.Code == errRefused || r.Code == errCalm }
+
+func (r RefusedStream) String() string {
+	name := map[uint32]string{
+		errProtocol: "PROTOCOL_ERROR", errFlow: "FLOW_CONTROL_ERROR", errSize: "FRAME_SIZE_ERROR", errRefused: "REFUSED_STREAM",
+		errCompression: "COMPRESSION_ERROR", errCalm: "ENHANCE_YOUR_CALM",
+	}[r.Code]
+	return "the HTTP/2 stream " + strconv.FormatUint(uint64(r.Stream), 10) + " was reset: " + name
+}
+
+// Refused are the streams that were reset since it was last asked.
+func (g *FloodGuard) Refused() []RefusedStream {
+	g.Lock()
+	defer g.Unlock()
+	out := g.refused
+	g.refused = nil
+	return out
 }
 
 func (g *FloodGuard) received(f frame) {
@@ -155,7 +216,8 @@ func (g *FloodGuard) sent(f frame) {
 		switch f.code() {
 		case errClosed:
 			g.pay(&g.frames, 1, f)
-		case errProtocol, errFlow, errSize, errRefused, errCalm:
+		case errProtocol, errFlow, errSize, errRefused, errCompression, errCalm:
+			g.refused = append(g.refused, RefusedStream{f.stream, f.code()})
 			g.pay(&g.resets, ResetCost, f)
 		}
 	}

@@ -108,6 +108,10 @@ func (x *exchange) attemptOn(try *try, c *upstream.HTTPConn, out *message.Outgoi
 	if err != nil {
 		o = outcomeOf(c, err, wrote)
 		if cause := x.stopped(try); cause != nil {
+			if c.HTTP1 == nil {
+				// net/http may be writing it: it tells of the end before it knows.
+				o = outcome{sent: true}
+			}
 			return nil, o, cause
 		}
 		if o.spent {
@@ -189,15 +193,17 @@ func (t *try) stop() {
 	}
 }
 
-// roundTrip2 sends a request on c, which speaks HTTP/2. sent: its head was written.
+// roundTrip2 sends a request on c, which speaks HTTP/2. sent: its head was written, or
+// is about to be; what net/http knows of it behind the write comes too late when the
+// upstream is fast.
 func (x *exchange) roundTrip2(ctx context.Context, c *upstream.HTTPConn, out *message.Outgoing, body *message.AttemptBody) (_ *message.Response, sent bool, err error) {
 	var wrote atomic.Bool
 	ctx, cancel := context.WithCancelCause(ctx)
 	x.release(func() { cancel(errDone) })
 	informational := &informational{x: x}
 	trace := &httptrace.ClientTrace{
-		WroteHeaders:   func() { wrote.Store(true) },
-		Got1xxResponse: informational.got,
+		WroteHeaderField: func(string, []string) { wrote.Store(true) },
+		Got1xxResponse:   informational.got,
 	}
 	req := out.Request().WithContext(httptrace.WithClientTrace(ctx, trace))
 	if c.Secured() {

@@ -307,7 +307,7 @@ func (a *http1Answer) passFrom(x *exchange, resp *message.Response) error {
 			a.put(room[:n], rest)
 		}
 		if errors.Is(err, io.EOF) {
-			a.tail = resp.Trailer()
+			a.tail = message.GoingBack(resp.Trailer())
 			return nil
 		}
 		if (err != nil || !own || !x.up.ready()) && a.Flush2() != nil {

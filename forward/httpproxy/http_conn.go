@@ -9,6 +9,9 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/forward/frames"
+	"github.com/egressd/egressd/forward/session"
+	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/policy"
 )
 
 // httpConn is a connection of HTTP/2 whose first bytes were peeked, as the
@@ -55,7 +58,24 @@ func (h *httpConn) Write(p []byte) (int, error) {
 	n, err := h.Conn.Write(p)
 	h.guard.Sent(p[:n])
 	h.out.Add(int64(n))
+	for _, r := range h.guard.Refused() {
+		h.conn.refusedStream(r)
+	}
 	return n, err
+}
+
+// refusedStream records a stream that net/http has reset for what the client did. It
+// was no request, or was one in part: who sends more of a body than it has said has an
+// event of that request beside this one.
+func (t *client) refusedStream(r frames.RefusedStream) {
+	reason := policy.ReasonMalformed
+	if r.Overload() {
+		reason = policy.ReasonOverload
+	}
+	e := t.Event(flow.Request, session.Denied(reason, nil), "http", "")
+	e.Detail = r.String()
+	t.core.o.Sink.Record(e)
+	t.observeRefused(e, 2, 0, "", "")
 }
 
 // Close closes the connection. One that a flood ends is told so, and left to

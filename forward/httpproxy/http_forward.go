@@ -223,7 +223,7 @@ func (x *exchange) respond(resp *message.Response, dest *policy.RouteDestination
 		// request has ended, who may wait for a client that waits for this end.
 		x.stopSenders()
 	}
-	if t := resp.Trailer(); len(t) > 0 {
+	if t := message.GoingBack(resp.Trailer()); len(t) > 0 {
 		x.w.Trailer(t)
 	}
 }

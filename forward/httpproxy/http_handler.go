@@ -107,10 +107,21 @@ func newExchange(h *httpConn, w http.ResponseWriter, r *http.Request) *exchange 
 	return x
 }
 
-// stopOnEnd has the exchange be interrupted when ctx ends.
+// stopOnEnd has the exchange be interrupted when ctx ends. forget waits for an
+// interruption that is under way: net/http's answer, of which it sets the deadline, is
+// gone when the handler has returned, and would be a nil pointer in a goroutine that
+// nothing catches the panic of.
 func (x *exchange) stopOnEnd(ctx context.Context) (forget func()) {
-	stop := context.AfterFunc(ctx, x.interrupt)
-	return func() { stop() }
+	done := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(done)
+		x.interrupt()
+	})
+	return func() {
+		if !stop() {
+			<-done
+		}
+	}
 }
 
 // context ends with the exchange.
@@ -298,7 +309,7 @@ func (x *exchange) fail(err error) {
 		// what it may send once more; an answer of ours would tell it otherwise.
 		x.reason, x.detail = policy.ReasonUpstreamClosed, err.Error()
 		panic(http.ErrAbortHandler)
-	case errors.As(err, &bad):
+	case errors.As(err, &bad) || upstream.ClosedReason(err) == policy.ReasonUpstreamProtocol:
 		x.reason, x.detail = policy.ReasonUpstreamProtocol, err.Error()
 		x.reply(http.StatusBadGateway, "egressd: "+x.req.Host+": the upstream's answer is not HTTP")
 	default:
@@ -410,8 +421,10 @@ func (x *exchange) event() flow.Event {
 const lastWrite = 100 * time.Millisecond
 
 // stopSenders waits for those that send the request's body. One that waits for the
-// rest of it, or for an upstream that does not take it, waits in vain.
+// rest of it, or for an upstream that does not take it, waits in vain. net/http's
+// goroutine, which sends it in HTTP/2, may be there for longer, and reads no more.
 func (x *exchange) stopSenders() {
+	defer x.body.End()
 	defer x.senders.Wait()
 	c := x.up.current()
 	if !x.body.Complete() {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/forward/downstream"
+	"github.com/egressd/egressd/forward/frames"
 	"github.com/egressd/egressd/forward/http1"
 	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/forward/upstream"
@@ -107,10 +108,13 @@ func newHTTPServer(c *Proxy) *http.Server {
 func (t *client) serveHTTP2(op downstream.Admission, p *relay.Peeked) {
 	h := newHTTPConn(t, p.Request())
 	t.core.o.Sink.Record(t.Event(flow.Decision, op.Decision, "http", ""))
-	if t.core.handoff.give(h) {
+	served := t.core.handoff.give(h)
+	if served {
 		<-h.closed
-	} else {
-		t.Kill(policy.ReasonAllowed, "shut down")
+	} else { // its first bytes came when egressd was about to end
+		_ = t.Stream.SetWriteDeadline(time.Now().Add(goAwayTime)) // fails on a closed connection, as the next does
+		_, _ = t.Stream.Write(frames.Farewell())
+		t.Linger()
 	}
 	flood := h.guard.Flood()
 	if flood != nil {
@@ -118,6 +122,9 @@ func (t *client) serveHTTP2(op downstream.Admission, p *relay.Peeked) {
 	}
 	e := t.CloseEvent(op.Decision, "http", "")
 	e.BytesSent, e.BytesReceived = h.in.Load(), h.out.Load()
+	if !served && e.Detail == "" {
+		e.Detail = "shut down"
+	}
 	if flood != nil && e.Reason == policy.ReasonAllowed {
 		e.Reason, e.Detail, e.Allowed, e.WouldDeny = policy.ReasonFlood, flood.Error(), false, false
 		t.observeRefused(e, 2, 0, "", "")

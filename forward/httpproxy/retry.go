@@ -3,10 +3,10 @@
 package httpproxy
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/egressd/egressd/forward/limits"
@@ -61,10 +61,11 @@ type outcome struct {
 	spent bool
 }
 
-// outcomeOf judges how a request on c failed; wrote says that its head was written.
+// outcomeOf judges how a request on c failed; wrote says that its head was written, or
+// is about to be.
 func outcomeOf(c *upstream.HTTPConn, err error, wrote bool) outcome {
 	if c.Key.HTTP2 {
-		refused := isRefusedStream(err) || isGone(err)
+		refused := upstream.IsRefused(err) || upstream.IsGone(err)
 		return outcome{sent: wrote && !refused, unprocessed: refused || !wrote}
 	}
 	sent := c.Sent.Load() > 0
@@ -148,7 +149,7 @@ func (x *exchange) flag(f string) { x.flags = append(x.flags, f) }
 // own, so that the client can't know what its end means, and the request may be
 // repeated (RFC 9110, 9.2.2).
 func (x *exchange) repeatable(u *policy.Upstream, o outcome, err error) bool {
-	if upstream.IsDialError(err) || dial.Refused(err) || limits.IsExceeded(err) {
+	if upstream.IsDialError(err) || dial.Refused(err) || limits.IsExceeded(err) || errors.Is(err, errPerTry) {
 		return false // the retry policy's
 	}
 	return o.unprocessed || o.spent && !x.own(u) && x.idempotent()
@@ -216,7 +217,7 @@ func retriableError(token string, sent bool, err error) bool {
 	case "reset-before-request":
 		return !sent
 	case "refused-stream":
-		return isRefusedStream(err)
+		return upstream.IsRefused(err)
 	}
 	return false
 }
@@ -256,21 +257,4 @@ func grpcToken(token string) string {
 
 func isConnectFailure(err error) bool {
 	return upstream.IsDialError(err) && !dial.Refused(err) && !limits.IsExceeded(err)
-}
-
-// isRefusedStream tells by the text: net/http's type is its own.
-func isRefusedStream(err error) bool {
-	return strings.Contains(err.Error(), "REFUSED_STREAM")
-}
-
-// isGone says whether an HTTP/2 connection was being ended when the request came
-// to it, so that the upstream has not looked at it (RFC 9113, 6.8). It tells by the
-// text as well.
-func isGone(err error) bool {
-	for _, text := range []string{"client conn not usable", "graceful shutdown GOAWAY", "client conn is closed", "client conn could not be established"} {
-		if strings.Contains(err.Error(), text) {
-			return true
-		}
-	}
-	return false
 }

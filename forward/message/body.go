@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/textproto"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -24,6 +25,7 @@ const (
 var (
 	errStaleAttempt  = errors.New("a later attempt reads the body")
 	errNotReplayable = errors.New("the body is not kept for another attempt")
+	errEnded         = errors.New("the exchange has ended")
 )
 
 // streamed is a body that comes in pieces.
@@ -76,6 +78,19 @@ func (b *ReplayBody) Complete() bool { return b.ended.Load() }
 // Next returns the body for a new attempt; earlier attempts read no more.
 func (b *ReplayBody) Next() *AttemptBody {
 	return &AttemptBody{b: b, attempt: b.attempt.Add(1)}
+}
+
+// End has nobody read any more, and waits for a read that is under way: what src reads
+// from is another's when the exchange has ended, and net/http's HTTP/2 goes on reading
+// for a while when its RoundTrip has returned. A read that waits for the client must
+// have been interrupted.
+func (b *ReplayBody) End() {
+	b.attempt.Add(1)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.err == nil {
+		b.err = errEnded
+	}
 }
 
 // ready says whether some of it, from pos on, can be read without waiting.
@@ -204,8 +219,10 @@ func (a *AttemptBody) Read(p []byte) (int, error) {
 	a.pos += int64(n)
 	if errors.Is(err, io.EOF) {
 		values := a.b.Trailer.Map(textproto.CanonicalMIMEHeaderKey)
-		for name := range a.Trailer {
-			a.Trailer[name] = values[name]
+		for name := range a.Trailer { // net/http writes it, when the exchange may have ended
+			for _, v := range values[name] {
+				a.Trailer[name] = append(a.Trailer[name], strings.Clone(v))
+			}
 		}
 	}
 	return n, err

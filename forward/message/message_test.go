@@ -6,7 +6,9 @@ import (
 	"errors"
 	"net"
 	"net/url"
+	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/egressd/egressd/internal/hostile"
@@ -136,5 +138,56 @@ func TestHostileAuthorities(t *testing.T) {
 		if host != s.Name || port != 0 || (err == nil) != (s.Name != "") {
 			t.Errorf("%s: Host %q is read as %q, %d, %v; want %q", s.What, s.Text, host, port, err, s.Name)
 		}
+	}
+}
+
+// slowBody is a body of which a read takes until it is let.
+type slowBody struct {
+	began, let   chan struct{}
+	reads        atomic.Int32
+	ended, early atomic.Bool // End has returned, before a read has
+}
+
+func (b *slowBody) Read(p []byte) (int, error) {
+	b.reads.Add(1)
+	b.began <- struct{}{}
+	<-b.let
+	b.early.Store(b.ended.Load())
+	return copy(p, "x"), nil
+}
+
+// TestEndOfReplay: End waits for a read of the client's body that is under way, and
+// there is none behind it.
+func TestEndOfReplay(t *testing.T) {
+	src := &slowBody{began: make(chan struct{}, 1), let: make(chan struct{})}
+	b := NewReplayBody(src, func() {}, func(int) bool { return true }, func(int) {}, func() {})
+	a := b.Next()
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		_, _ = a.Read(make([]byte, 8))
+	}()
+	<-src.began
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		b.End()
+		src.ended.Store(true)
+	}()
+	for b.attempt.Load() == 1 {
+		runtime.Gosched() // until End is there
+	}
+	close(src.let)
+	<-read
+	<-done
+	if src.early.Load() {
+		t.Error("End did not wait")
+	}
+	again := b.Next()
+	if n, _ := again.Read(make([]byte, 8)); n != 1 {
+		t.Errorf("%d bytes of what is kept", n) // that is nobody else's
+	}
+	if n, err := again.Read(make([]byte, 8)); n > 0 || err == nil || src.reads.Load() != 1 {
+		t.Errorf("read %d bytes, %v; %d reads", n, err, src.reads.Load())
 	}
 }

@@ -4,7 +4,10 @@ package message
 
 import (
 	"net/textproto"
+	"slices"
 	"strings"
+
+	"github.com/egressd/egressd/internal/field"
 )
 
 // notInTrailers are fields that mean something before the body is read only:
@@ -33,4 +36,16 @@ func GoingOn(announced []string) (names []string) {
 		}
 	}
 	return names
+}
+
+// GoingBack are the fields of an answer's trailer that go on: a client that merges
+// them into the head must not take one for what ends the message, or says who it is.
+// They go to clients of HTTP/1 that do not ask for trailers (TE) as well: the origin
+// was told whether they do, and RFC 9110, 6.5, lets them pass.
+func GoingBack(l field.List) field.List {
+	withheld := func(e field.Entry) bool { return notInTrailers[textproto.CanonicalMIMEHeaderKey(e.Name)] }
+	if !slices.ContainsFunc(l, withheld) {
+		return l
+	}
+	return slices.DeleteFunc(slices.Clone(l), withheld)
 }

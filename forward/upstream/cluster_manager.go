@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/egressd/egressd/forward/frames"
 	"github.com/egressd/egressd/forward/http1"
 	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/forward/originate"
@@ -103,6 +104,7 @@ func (m *ClusterManager) speak(ctx context.Context, up *HTTPConn) (err error) {
 		up.HTTP1 = newHTTP1Up(up, m.o.Buffers)
 		return nil
 	}
+	up.guard = frames.NewOriginGuard(time.Now)
 	transport := m.transport
 	if up.ping != nil { // has nothing that is not the connection's
 		transport = NewTransport(*up.ping)

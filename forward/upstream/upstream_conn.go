@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/egressd/egressd/forward/frames"
 	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/policy"
@@ -19,8 +20,9 @@ import (
 // HTTPConn is a connection to an upstream.
 type HTTPConn struct {
 	net.Conn
-	Client *http.ClientConn // HTTP/2
-	HTTP1  *HTTP1           // HTTP/1
+	Client *http.ClientConn   // HTTP/2
+	guard  *frames.FloodGuard // of it
+	HTTP1  *HTTP1             // HTTP/1
 	Peer   netip.AddrPort
 	Key    ConnKey
 	memory int64
@@ -256,11 +258,25 @@ func (c *HTTPConn) CloseWrite() error {
 	return errors.ErrUnsupported
 }
 
-// Read is for HTTP/2.
+// Read is for HTTP/2. An upstream that floods is read no more.
 func (c *HTTPConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
+	if c.guard != nil {
+		if flood := c.guard.Received(b[:n]); flood != nil {
+			n, err = 0, flood
+		}
+	}
 	if err != nil && !c.closed.Load() {
 		c.forget(true) // the transport closes it when it has seen this
+	}
+	return n, err
+}
+
+// Write is for HTTP/2.
+func (c *HTTPConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	if c.guard != nil {
+		c.guard.Sent(b[:n])
 	}
 	return n, err
 }

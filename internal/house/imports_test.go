@@ -115,7 +115,7 @@ var floors = map[string][]string{
 	"./forward/session":      {"./forward/originate", "./forward/downstream", "./forward/limits", "./forward/relay", "./forward/upstream", "./internal/dial", "./internal/field", "./internal/flow", "./policy"},
 	"./forward/httpproxy":    {"./forward/originate", "./forward/balance", "./forward/downstream", "./forward/frames", "./forward/http1", "./forward/limits", "./forward/message", "./forward/mirror", "./forward/relay", "./forward/session", "./forward/upstream", "./internal/dial", "./internal/field", "./internal/flow", "./policy", "golang.org/x/sys/unix"},
 	"./forward/downstream":   {"./forward/limits", "./internal/flow", "./policy"},
-	"./forward/upstream":     {"./forward/originate", "./forward/balance", "./forward/downstream", "./forward/http1", "./forward/limits", "./forward/relay", "./internal/dial", "./internal/field", "./internal/flow", "./policy", "golang.org/x/sys/unix"},
+	"./forward/upstream":     {"./forward/originate", "./forward/balance", "./forward/downstream", "./forward/frames", "./forward/http1", "./forward/limits", "./forward/relay", "./internal/dial", "./internal/field", "./internal/flow", "./policy", "golang.org/x/net/http2", "golang.org/x/sys/unix"},
 	"./forward/relay":        {"./forward/http1", "./forward/limits", "./internal/flow", "./internal/peek", "./policy", "golang.org/x/sys/unix"},
 	"./forward":              {"./forward/downstream", "./forward/http1", "./forward/originate", "./forward/httpproxy", "./forward/limits", "./forward/relay", "./forward/session", "./forward/upstream", "./internal/flow", "./internal/hostname", "./internal/proxyheader", "./internal/peek", "./policy"},
 	// Parts of the loader: one job each, without its maps.
@@ -222,6 +222,7 @@ var keepers = []struct {
 	{"sigs.k8s.io/gateway-api/", []string{"./policy/istio", "./policy/istio/internal/gwapi", "./policy/source/kubestatus", "./policy/source/kubestatus/internal/gwstatus"}, nil},
 	{"go.opentelemetry.io/", []string{"./internal/flowlog", "./internal/accesslog", "./internal/collector", "./internal/tracing"}, nil},
 	{"golang.org/x/tools/", nil, []string{"./policy/semantics"}},
+	{"google.golang.org/grpc", nil, []string{"./forward", "./internal/e2e"}},
 	{"./bpf", []string{"./loader", "./loader/kernel", "./loader/predecessor", "./loader/tables", "./loader/tc", "./loader/telemetry"}, nil},
 	{"./internal/hostile", nil, []string{"*"}},
 	{"./internal/naivehttp", nil, []string{"*"}},
