@@ -214,7 +214,7 @@ func (t *client) Abort(cause error) { t.eachRequest(func(x *exchange) { x.cancel
 // Recheck ends the requests that the newest policy denies.
 func (t *client) Recheck() {
 	t.eachRequest(func(x *exchange) {
-		if now := t.core.o.Decider.HTTP(&t.Info, &x.req); now.Verdict == policy.Deny {
+		if now := t.core.o.Decider.HTTP(&t.Info, &x.req); now.Verdict == policy.Deny || now.Nowhere() {
 			x.cancel(errPolicyChanged)
 		}
 	})

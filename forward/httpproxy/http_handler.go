@@ -233,6 +233,7 @@ func (x *exchange) parse() error {
 		Header:    r.Header,
 		Port:      x.conn.Info.Dst.Port(),
 		Visitor:   x.conn.visitor(r.Header),
+		Draw:      x.core.o.Rand(),
 	}
 	return nil
 }
