@@ -211,10 +211,12 @@ func (t *client) removeRequest(x *exchange) {
 // Abort ends the requests under way.
 func (t *client) Abort(cause error) { t.eachRequest(func(x *exchange) { x.cancel(cause) }) }
 
-// Recheck ends the requests that the newest policy denies.
+// Recheck ends the requests that the newest policy denies, and those to what nobody
+// declares any more, but for a workload that is only watched.
 func (t *client) Recheck() {
+	watched := t.Info.Mode == policy.Audit
 	t.eachRequest(func(x *exchange) {
-		if now := t.core.o.Decider.HTTP(&t.Info, &x.req); now.Verdict == policy.Deny || now.Nowhere() {
+		if now := t.core.o.Decider.HTTP(&t.Info, &x.req); now.Verdict == policy.Deny || now.Nowhere() && !watched {
 			x.cancel(errPolicyChanged)
 		}
 	})

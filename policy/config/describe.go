@@ -155,7 +155,7 @@ func (x *Retries) Describe() string {
 		out += ", to any endpoint"
 	}
 	if x.Remote {
-		out += ", every second time to other priorities"
+		out += ", to other priorities after every second"
 	}
 	return out
 }
