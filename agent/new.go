@@ -280,7 +280,6 @@ func (a *Agent) wire() error {
 		Resolver: a.dns,
 		Guard:    guard,
 		Bound:    a.workloads.Of,
-		Rand:     rand.Uint64,
 		Socket:   self.AllowsSocket,
 		Own:      self.Listens,
 	})

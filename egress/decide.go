@@ -66,7 +66,9 @@ func (e *Egress) HTTP(c *forward.Conn, r *policy.Request) policy.HTTPDecision {
 	if p == nil {
 		return policy.HTTPDecision{Decision: e.noPolicy(c)}
 	}
-	d := p.DecideHTTP(e.flow(c), r)
+	f := e.flow(c)
+	f.Draw = r.Draw
+	d := p.DecideHTTP(f, r)
 	d.Decision = e.reachable(c, d.Decision)
 	// A request that no rule of an allowed host matches is answered 404 in
 	// every mode; that is routing, not access.

@@ -35,8 +35,7 @@ type Resolver interface {
 	ResolveFor(ctx context.Context, id policy.PolicyID, name string, match *policy.Host) ([]netip.Addr, error)
 }
 
-// Options are what an Egress works with. Rand gives uniformly distributed
-// numbers for choosing among weighted endpoints.
+// Options are what an Egress works with.
 type Options struct {
 	Policies Policies
 	Names    Names
@@ -45,7 +44,6 @@ type Options struct {
 	// Bound gives the policy and the mode that a workload has now; nil, or
 	// false for a workload that is none any more: those at accept count.
 	Bound func(workload uint32) (policy.PolicyID, policy.Mode, bool)
-	Rand  func() uint64
 	// Socket says whether a unix socket may be dialled, by its path with all
 	// links resolved; nil: none may.
 	Socket func(path string) bool
@@ -88,7 +86,7 @@ func (e *Egress) flow(c *forward.Conn) policy.Flow {
 		Transport: policy.TCP,
 		Dst:       c.Dst,
 		Names:     e.o.Names.NamesOf(id, c.Dst.Addr()),
-		Draw:      e.o.Rand(),
+		Draw:      c.Draw,
 		Src:       source(c.Src.Addr()),
 	}
 }

@@ -70,7 +70,6 @@ func newTestOf(t *testing.T, c *policy.Config) (*Egress, *fakes) {
 	return New(Options{
 		Policies: f, Names: f, Resolver: f,
 		Guard: ipguard.New(addrs("198.51.100.10")),
-		Rand:  func() uint64 { return 0 },
 	}), f
 }
 

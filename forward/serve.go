@@ -71,6 +71,7 @@ func (c *Core) serveConn(ctx context.Context, nc *net.TCPConn, info *Conn, count
 //
 //go:noinline
 func (c *Core) begin(ctx context.Context, nc *net.TCPConn, info *Conn, counted func()) *conn {
+	info.Draw = c.o.Rand()
 	t := &conn{Session: session.New(ctx, c.shared, nc, *info), core: c}
 	if err := c.register(t); err != nil {
 		t.Refuse(session.Denied(session.DialReason(err), nil), "tcp", "", err.Error())

@@ -49,7 +49,7 @@ func (in *Ingress) Open(c *forward.Conn) forward.Admission {
 	case l.Protocol.IsHTTP():
 		op.Protocol = forward.HTTP
 	default:
-		if op.Decision, op.Upstream = l.DecideTCP(visitor(c), in.o.Rand()); op.Verdict != policy.Deny {
+		if op.Decision, op.Upstream = l.DecideTCP(visitor(c), c.Draw); op.Verdict != policy.Deny {
 			op.Protocol = forward.Opaque
 		}
 	}
@@ -68,7 +68,7 @@ func (in *Ingress) TLS(c *forward.Conn, sni string) (policy.Decision, *policy.Up
 	if l == nil {
 		return gone, nil
 	}
-	d := l.DecideTLS(visitor(c), sni, in.o.Rand())
+	d := l.DecideTLS(visitor(c), sni, c.Draw)
 	if d.Verdict != policy.Deny && d.Server != nil {
 		return gone, nil // a newer snapshot's server, which terminates what another one passed through
 	}
@@ -81,7 +81,7 @@ func (in *Ingress) Terminate(c *forward.Conn, sni string) (forward.Termination, 
 	if l == nil || !l.IsTLS() {
 		return forward.Termination{}, false
 	}
-	d := l.DecideTLS(visitor(c), sni, in.o.Rand())
+	d := l.DecideTLS(visitor(c), sni, c.Draw)
 	if d.Server == nil {
 		return forward.Termination{}, false
 	}

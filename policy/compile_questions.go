@@ -21,6 +21,8 @@ type selectorsInUse struct {
 	sharing map[string]bool
 	// labels are the selectors of rules, by one of the labels that they ask for.
 	labels map[[2]string][]*question
+	// values are the labels whose values count, whatever they are.
+	values map[string]bool
 	// sources and conditions are those of AuthorizationPolicies.
 	sources []*question
 	byText  map[string]*question
@@ -66,6 +68,11 @@ func (q *selectorsInUse) answers(b *builder, s *identityClass) string {
 			yes = append(yes, x.text)
 		}
 	}
+	for _, label := range slices.Sorted(maps.Keys(q.values)) {
+		if v, ok := s.identity.Labels[label]; ok {
+			yes = append(yes, fmt.Sprintf("label %q is %q", label, v))
+		}
+	}
 	return strings.Join(yes, "\n")
 }
 
@@ -95,7 +102,7 @@ func (q *selectorsInUse) selector(labels map[string]string) *question {
 
 func (b *builder) selectorsInUse() *selectorsInUse {
 	q := &selectorsInUse{namespaces: b.index.distinguished(), sharing: b.index.sharing(),
-		labels: map[[2]string][]*question{}, byText: map[string]*question{}}
+		labels: map[[2]string][]*question{}, values: map[string]bool{}, byText: map[string]*question{}}
 	sees := func(v Visibility) {
 		for _, n := range v.Namespaces {
 			q.namespaces[n] = true
@@ -123,6 +130,9 @@ func (b *builder) selectorsInUse() *selectorsInUse {
 		// Rules of the client's own namespace come first, and of those with a
 		// selector only they count.
 		q.namespaces[dr.Ref.Namespace] = true
+		for _, label := range dr.Labels() {
+			q.values[label] = true
+		}
 		if x := q.selector(dr.Selector); x != nil {
 			if x.namespaces == nil {
 				x.namespaces = map[string]bool{}

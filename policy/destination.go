@@ -16,6 +16,7 @@ import (
 // destinationScope finds the DestinationRules that count for one class.
 type destinationScope struct {
 	own, root string
+	labels    map[string]string                             // the workload's
 	rules     map[string]*hostname.Index[*destinationGroup] // by namespace
 	lists     map[string][]*destinationGroup                // the same, most specific first
 }
@@ -34,7 +35,7 @@ func (b *builder) destinationScope(sc *identityClass) *destinationScope {
 	if s := b.destinationScopes[sc]; s != nil {
 		return s
 	}
-	s := &destinationScope{own: sc.identity.Namespace, root: b.rootNamespace()}
+	s := &destinationScope{own: sc.identity.Namespace, root: b.rootNamespace(), labels: sc.identity.Labels}
 	groups := map[string]map[hostname.Pattern]*destinationGroup{}
 	for _, dr := range b.cfg.DestinationRules {
 		ns := dr.Ref.Namespace
@@ -158,6 +159,7 @@ func (s *destinationScope) direct(u *Upstream, host hostname.Pattern, namespace 
 	if g := s.find(host, namespace); g != nil {
 		if u.travels(g.effective(nil, u.Port)); u.Traffic != nil {
 			u.TrafficRule = g.ref
+			u.prefer(s.labels)
 		}
 	}
 }
@@ -177,6 +179,7 @@ func (s *destinationScope) subset(u *Upstream, host hostname.Pattern, namespace,
 	out.Subset, out.TrafficRule = name, g.ref
 	out.travels(g.effective(sub, u.Port))
 	if len(sub.Labels) == 0 {
+		out.prefer(s.labels)
 		return &out
 	}
 	out.Endpoints, out.Names, out.labels, out.nameLabels = nil, nil, nil, nil
@@ -190,6 +193,7 @@ func (s *destinationScope) subset(u *Upstream, host hostname.Pattern, namespace,
 			out.Names, out.nameLabels = append(out.Names, n), append(out.nameLabels, u.nameLabels[i])
 		}
 	}
+	out.prefer(s.labels)
 	out.empty = len(out.Endpoints)+len(out.Names) == 0
 	return &out
 }
@@ -301,7 +305,7 @@ func (h *hostEdit) touchDestinations() {
 	switch {
 	case h.sibling:
 		for _, dr := range h.b.cfg.DestinationRules {
-			if len(dr.Selector) > 0 {
+			if len(dr.Selector) > 0 || len(dr.Labels()) > 0 {
 				patterns = append(patterns, dr.Host)
 			}
 		}

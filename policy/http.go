@@ -71,6 +71,12 @@ func (d *HTTPDecision) Destination(r uint64) *RouteDestination {
 	return d.Action.Pick(r)
 }
 
+// Nowhere says that the destination which was drawn is one that nobody declares: a
+// request is answered with that, and one that is under way there is allowed no more.
+func (d *HTTPDecision) Nowhere() bool {
+	return d.To != nil && d.To.Upstream == nil && d.To.Gateway == nil && !d.To.Denied
+}
+
 // Timeout is the smallest of the timeouts of the rules that act on the
 // request; 0: none.
 func (d *HTTPDecision) Timeout() time.Duration {

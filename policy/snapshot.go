@@ -112,6 +112,9 @@ type Upstream struct {
 	// resolved; nil: nothing. TrafficRule is the one that says so.
 	Traffic     *TrafficPolicy
 	TrafficRule *Ref
+	// Failover are the labels by whose values the endpoints have their priority, in
+	// the order of their weight; nil: there are none.
+	Failover []FailoverLabel
 	// ServerName is the name that TLS is originated for where its rule has no SNI:
 	// a request's host, which the forwarding core fills in; "": Host.
 	ServerName string
@@ -129,6 +132,14 @@ type Upstream struct {
 	refused string
 	// virtual: the service has addresses of its own that are not where it is.
 	virtual bool
+}
+
+// FailoverLabel is a label of a failoverPriority, and the value that an endpoint is
+// compared with.
+type FailoverLabel struct {
+	Name, Value string
+	// Fixed: the rule says the value, else it is the workload's own.
+	Fixed bool
 }
 
 // UpstreamEndpoint is a fixed endpoint: an address, or a socket in the file

@@ -265,6 +265,7 @@ func (u fullUpstream) text(rule any) string {
 	}
 	if u.Traffic != nil {
 		fmt.Fprintf(&b, " traffic %s (%v)", u.Traffic.Describe(), rule)
+		b.WriteString(u.failoverText())
 	}
 	return b.String()
 }

@@ -15,7 +15,7 @@ func (u *Upstream) travels(t *TrafficPolicy) {
 		secured.SubjectAltNames = u.sans
 		own.TLS, t = &secured, &own
 	}
-	u.Traffic, u.transport = t, t.Transport()
+	u.Traffic, u.transport, u.Failover = t, t.Transport(), nil
 }
 
 // Transport tells ways to make a connection to u apart; "" is plain TCP.

@@ -169,14 +169,20 @@ type Picked struct {
 // tried says of the endpoint at an index whether the request was there already,
 // and is nil at the first time; such an endpoint is chosen when there is no other.
 func (b *Balancer) Pick(key Hash, tried func(index int) bool) (Picked, error) {
+	return b.PickAgain(key, tried, nil)
+}
+
+// PickAgain is Pick for a request whose attempts are to go to other priorities than
+// those before, and has before know of this one; nil: they are not.
+func (b *Balancer) PickAgain(key Hash, tried func(index int) bool, before *PreviousPriorities) (Picked, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(b.hosts) == 0 {
 		return Picked{}, ErrNone
 	}
 	b.sweep()
-	var h *host
-	if tried != nil {
+	h := b.elsewhere(before, key, tried)
+	if h == nil && tried != nil {
 		h = b.another(key, tried)
 	}
 	if h == nil {
@@ -184,6 +190,9 @@ func (b *Balancer) Pick(key Hash, tried func(index int) bool) (Picked, error) {
 	}
 	if h == nil {
 		return Picked{}, ErrUnhealthy
+	}
+	if before != nil {
+		before.attempted = append(before.attempted, h.Priority)
 	}
 	h.active++
 	return Picked{b, h, h.index}, nil

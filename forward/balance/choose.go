@@ -94,11 +94,19 @@ func (b *Balancer) refresh() {
 	b.spread()
 }
 
-// spread gives each group its odds: to a priority as much as its good endpoints
-// can take of what those before it leave (Envoy, "Priority levels"), within it to
-// each place its weight, as far as its good endpoints can take it ("Locality
-// weighted load balancing").
+// spread gives each group its odds.
 func (b *Balancer) spread() {
+	for i, odds := range b.odds(nil) {
+		b.groups[i].odds = odds
+	}
+}
+
+// odds are what each group gets of all requests: a priority as much as its good
+// endpoints can take of what those before it leave (Envoy, "Priority levels"), within
+// it each place its weight, as far as its good endpoints can take it ("Locality
+// weighted load balancing"). Priorities that are out get nothing; nil: none is.
+func (b *Balancer) odds(out func(priority uint8) bool) []float64 {
+	list := make([]float64, len(b.groups))
 	left := 1.0
 	total := 0.0
 	for i := 0; i < len(b.groups); {
@@ -108,21 +116,23 @@ func (b *Balancer) spread() {
 			shares += b.groups[end].takes()
 		}
 		part := min(left, healthy(good, hosts))
-		for _, g := range b.groups[i:end] {
-			g.odds = 0
+		if out != nil && out(b.groups[i].priority) {
+			part = 0
+		}
+		for ; i < end; i++ {
 			if shares > 0 {
-				g.odds = part * g.takes() / shares
+				list[i] = part * b.groups[i].takes() / shares
 			}
-			total += g.odds
+			total += list[i]
 		}
 		left -= part
-		i = end
 	}
 	if total > 0 { // all of them together may be able to take less than all
-		for _, g := range b.groups {
-			g.odds /= total
+		for i := range list {
+			list[i] /= total
 		}
 	}
+	return list
 }
 
 // healthy is how much of its share a number of good endpoints among all can take.
@@ -142,7 +152,9 @@ func (g *group) takes() float64 {
 func (b *Balancer) choose(key Hash) *host {
 	g := b.groups[0]
 	if len(b.groups) > 1 {
-		g = b.group(key)
+		if g = b.group(key, nil); g == nil {
+			g = b.groups[0]
+		}
 	}
 	if len(g.good) == 0 {
 		return nil
@@ -150,37 +162,38 @@ func (b *Balancer) choose(key Hash) *host {
 	return b.among(g, g.good, key, nil)
 }
 
-// group draws a group by the odds; a hash always has the same.
-func (b *Balancer) group(key Hash) *group {
+// group draws a group by odds, nil for its own; a hash always has the same. It is nil
+// when none has any.
+func (b *Balancer) group(key Hash, odds []float64) *group {
 	n := key.Sum * 0x9e3779b97f4a7c15 // spread, or it would be where the table begins
 	if !b.hashes() || !key.Set {
 		n = b.o.Rand()
 	}
+	share := func(i int) float64 {
+		if odds != nil {
+			return odds[i]
+		}
+		return b.groups[i].odds
+	}
 	at := fraction(n)
-	for _, g := range b.groups {
-		if at -= g.odds; at < 0 && len(g.good) > 0 {
+	for i, g := range b.groups {
+		if at -= share(i); at < 0 && len(g.good) > 0 {
 			return g
 		}
 	}
-	for _, g := range b.groups { // what rounding has left
-		if g.odds > 0 {
+	for i, g := range b.groups { // what rounding has left
+		if share(i) > 0 {
 			return g
 		}
 	}
-	return b.groups[0]
+	return nil
 }
 
 // another chooses an endpoint that was not tried, of the first groups that have
 // one; nil: there is none.
 func (b *Balancer) another(key Hash, tried func(int) bool) *host {
 	for _, g := range b.groups {
-		var rest []*host
-		for _, h := range g.good {
-			if !tried(h.index) {
-				rest = append(rest, h)
-			}
-		}
-		if len(rest) > 0 {
+		if rest := untried(g, tried); len(rest) > 0 {
 			return b.among(g, rest, key, tried)
 		}
 	}

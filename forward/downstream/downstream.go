@@ -33,6 +33,10 @@ type Conn struct {
 	// Proxied: the connection begins with a PROXY protocol header, which says where the
 	// visitor is. Src is that of the header once it is read.
 	Proxied bool
+	// Draw is a uniformly distributed number, by which the rules for TLS and TCP choose
+	// among weighted destinations. The core draws it once: who asks again about a
+	// connection that is open asks about where it goes.
+	Draw uint64
 	// Mode is the workload's mode. The Decider acts on it; the core only
 	// reports Decision.WouldDeny.
 	Mode policy.Mode

@@ -49,7 +49,7 @@ func (x *exchange) injected(a *policy.HTTPAction) bool {
 
 // route forwards to one of the rule's destinations.
 func (x *exchange) route() {
-	dest := x.decision.Destination(x.core.o.Rand())
+	dest := x.decision.Destination(x.req.Draw)
 	switch {
 	case dest == nil || dest.Upstream == nil && !dest.Denied:
 		x.reason, x.detail = policy.ReasonNoDestination, "the route's destination is unknown"

@@ -36,7 +36,7 @@ func (x *exchange) attempt(u *policy.Upstream, out *message.Outgoing, perTry tim
 	try := x.begin(perTry)
 	defer try.stop()
 	defer func() { x.report(u, resp, o, err) }()
-	if x.on, err = x.conn.Ups.Draw(try.context, u, x.hashKey(u, &out.Header), x.tried); err != nil {
+	if x.on, err = x.conn.Ups.DrawAgain(try.context, u, x.hashKey(u, &out.Header), upstream.Attempts{Tried: x.tried, Priorities: x.previous}); err != nil {
 		return nil, outcome{unprocessed: true}, err
 	}
 	http2 := x.wantsHTTP2(u)

@@ -224,10 +224,12 @@ func (t *client) Abort(cause error) {
 	}
 }
 
-// Recheck ends the requests that the newest policy denies.
+// Recheck ends the requests that the newest policy denies, and those to what nobody
+// declares any more, but for a workload that is only watched.
 func (t *client) Recheck() {
+	watched := t.Info.Mode == policy.Audit
 	t.eachRequest(func(x *exchange) {
-		if now := t.core.o.Decider.HTTP(&t.Info, &x.req); now.Verdict == policy.Deny {
+		if now := t.core.o.Decider.HTTP(&t.Info, &x.req); now.Verdict == policy.Deny || now.Nowhere() && !watched {
 			x.cancel(errPolicyChanged)
 		}
 	})

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/egressd/egressd/forward/balance"
 	"github.com/egressd/egressd/forward/http1"
 	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/forward/message"
@@ -62,6 +63,8 @@ type exchange struct {
 	stall stall
 	up    attempted
 	tried []upstream.ConnKey // by attempts before
+	// previous are the priorities of their endpoints; nil: they do not count.
+	previous *balance.PreviousPriorities
 	// on is where the attempt at hand is, retrying the service whose retry this is,
 	// cookie what the client gets to be sent to the same endpoint.
 	on       upstream.Drawn
@@ -244,6 +247,7 @@ func (x *exchange) parse() error {
 		Header:    r.Header,
 		Port:      x.conn.Info.Dst.Port(),
 		Visitor:   x.conn.visitor(r.Header),
+		Draw:      x.core.o.Rand(),
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/egressd/egressd/forward/balance"
 	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/forward/message"
 	"github.com/egressd/egressd/forward/upstream"
@@ -80,6 +81,9 @@ const maxUnprocessed = 5
 // can't be sent again.
 func (x *exchange) roundTrip(u *policy.Upstream, out *message.Outgoing) (*message.Response, error) {
 	p := x.retryPolicy()
+	if p.Remote {
+		x.previous = &balance.PreviousPriorities{}
+	}
 	fresh := x.needsFresh(u)
 	budget := x.core.Retrying.Enter(u)
 	defer budget.Leave()

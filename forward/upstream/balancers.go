@@ -105,17 +105,17 @@ func (b *balancers) of(h limits.Owner, u *policy.Upstream) (*Balanced, error) {
 }
 
 // pick chooses one of u's endpoints and names, by its place among them.
-func (b *balancers) pick(s *Balanced, u *policy.Upstream, hash balance.Hash, tried []ConnKey) (balance.Picked, int, error) {
+func (b *balancers) pick(s *Balanced, u *policy.Upstream, hash balance.Hash, before Attempts) (balance.Picked, int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := b.update(s, u); err != nil {
 		return balance.Picked{}, 0, err
 	}
 	var was func(int) bool
-	if len(tried) > 0 {
-		was = func(i int) bool { return triedAt(u, s.index[i], tried) }
+	if len(before.Tried) > 0 {
+		was = func(i int) bool { return triedAt(u, s.index[i], before.Tried) }
 	}
-	c, err := s.Pick(hash, was)
+	c, err := s.PickAgain(hash, was, before.Priorities)
 	if err != nil {
 		return c, 0, errUnhealthy(err)
 	}
@@ -209,7 +209,7 @@ func (b *balancers) endpoints(u *policy.Upstream) (list []balance.Member, index 
 		} else {
 			e.Key = u.Names[i-len(u.Endpoints)].Name
 		}
-		if !places.put(&e, localityAt(u, i)) {
+		if !places.put(&e, localityAt(u, i), u.LabelsAt(i)) {
 			continue
 		}
 		if !slices.ContainsFunc(list, func(o balance.Member) bool { return o.Key == e.Key }) {

@@ -29,11 +29,25 @@ type Drawn struct {
 	connected bool
 }
 
-// Draw chooses the endpoint for a request or connection: where a DestinationRule
+// Attempts are those of a request before the one that an endpoint is chosen for.
+type Attempts struct {
+	// Tried are the endpoints that are left out while there are others.
+	Tried []ConnKey
+	// Priorities are those of the endpoints so far, which the next attempts leave out as
+	// well; nil: they do not.
+	Priorities *balance.PreviousPriorities
+}
+
+// Draw is DrawAgain where only the endpoints of the attempts before count.
+func (p *Conns) Draw(ctx func() context.Context, u *policy.Upstream, key func(*policy.ConsistentHash) balance.Hash, tried []ConnKey) (Drawn, error) {
+	return p.DrawAgain(ctx, u, key, Attempts{Tried: tried})
+}
+
+// DrawAgain chooses the endpoint for a request or connection: where a DestinationRule
 // says how, as it says; else the one that the workload dialled, if there is one,
 // and the one with fewer requests under way if there is not. key is what there is
-// to hash, and tried the endpoints of the attempts before.
-func (p *Conns) Draw(ctx func() context.Context, u *policy.Upstream, key func(*policy.ConsistentHash) balance.Hash, tried []ConnKey) (d Drawn, err error) {
+// to hash.
+func (p *Conns) DrawAgain(ctx func() context.Context, u *policy.Upstream, key func(*policy.ConsistentHash) balance.Hash, before Attempts) (d Drawn, err error) {
 	ruled := u.Balanced()
 	bounded := u.Traffic != nil && u.Traffic.Pool.Bounded()
 	if ruled && u.Traffic.LoadBalancer != nil && u.Traffic.LoadBalancer.Simple == policy.Passthrough {
@@ -46,7 +60,7 @@ func (p *Conns) Draw(ctx func() context.Context, u *policy.Upstream, key func(*p
 		return Drawn{Upstream: u}, nil
 	}
 	first := -1
-	if !ruled && len(tried) == 0 {
+	if !ruled && len(before.Tried) == 0 {
 		first = dialledEndpoint(p.info, u.Endpoints)
 		if first >= 0 && !bounded {
 			return Drawn{Upstream: startingWith(u, first)}, nil
@@ -71,7 +85,7 @@ func (p *Conns) Draw(ctx func() context.Context, u *policy.Upstream, key func(*p
 	case first >= 0:
 		d.Upstream = startingWith(u, first)
 	default:
-		err = p.pick(&d, u, ruled, key, tried)
+		err = p.pick(&d, u, ruled, key, before)
 	}
 	if err != nil {
 		d.End()
@@ -81,13 +95,13 @@ func (p *Conns) Draw(ctx func() context.Context, u *policy.Upstream, key func(*p
 }
 
 // pick has the balancer choose.
-func (p *Conns) pick(d *Drawn, u *policy.Upstream, only bool, key func(*policy.ConsistentHash) balance.Hash, tried []ConnKey) (err error) {
+func (p *Conns) pick(d *Drawn, u *policy.Upstream, only bool, key func(*policy.ConsistentHash) balance.Hash, before Attempts) (err error) {
 	var hash balance.Hash
 	if rule := u.Traffic; key != nil && rule != nil && rule.LoadBalancer != nil && rule.LoadBalancer.Hash != nil {
 		hash = key(rule.LoadBalancer.Hash)
 	}
 	i := 0
-	if d.Picked, i, err = p.m.balancers.pick(d.Balanced, u, hash, tried); err != nil {
+	if d.Picked, i, err = p.m.balancers.pick(d.Balanced, u, hash, before); err != nil {
 		return err
 	}
 	if d.Upstream = startingWith(u, i); only {
@@ -165,10 +179,12 @@ var errPassthrough = errors.New("load balancing is PASSTHROUGH, and a visitor of
 func (p *Conns) resolved(ctx context.Context, u *policy.Upstream) (*policy.Upstream, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.m.ConnectTimeout(u))
 	defer cancel()
-	out := *u
-	out.Endpoints, out.Names = slices.Clone(u.Endpoints), nil
+	list, from := slices.Clone(u.Endpoints), make([]int, len(u.Endpoints))
+	for i := range from {
+		from[i] = i
+	}
 	var failed error
-	for _, n := range u.Names {
+	for i, n := range u.Names {
 		found, err := p.m.o.Dialer.Resolve(ctx, p.info, u, n.Name)
 		if err != nil {
 			failed = err
@@ -180,13 +196,14 @@ func (p *Conns) resolved(ctx context.Context, u *policy.Upstream) (*policy.Upstr
 			found = same
 		}
 		for _, a := range found {
-			out.Endpoints = append(out.Endpoints, policy.UpstreamEndpoint{Addr: netip.AddrPortFrom(a.Unmap(), n.Port), Weight: n.Weight, Locality: n.Locality})
+			from = append(from, len(u.Endpoints)+i)
+			list = append(list, policy.UpstreamEndpoint{Addr: netip.AddrPortFrom(a.Unmap(), n.Port), Weight: n.Weight, Locality: n.Locality})
 		}
 	}
-	if len(out.Endpoints) == 0 {
+	if len(list) == 0 {
 		return nil, failed
 	}
-	return &out, nil
+	return u.WithEndpoints(list, from), nil
 }
 
 func (p *Conns) ofFamily(addrs []netip.Addr) (same []netip.Addr) {

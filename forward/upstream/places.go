@@ -4,6 +4,7 @@ package upstream
 
 import (
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/egressd/egressd/forward/balance"
@@ -18,6 +19,8 @@ type places struct {
 	known    bool
 	failover []policy.Failover
 	priority bool // by locality: there is outlier detection, without which nothing would fail over
+	// labels are compared with an endpoint's, before its locality is.
+	labels []policy.FailoverLabel
 	// numbers of localities, and shares by number; nil: all count alike.
 	numbers map[string]uint16
 	shares  []uint32
@@ -26,7 +29,10 @@ type places struct {
 func newPlaces(own string, u *policy.Upstream, n int) *places {
 	p := &places{own: split(own), known: own != ""}
 	t := u.Traffic
-	if t == nil || !p.known {
+	if t == nil {
+		return p
+	}
+	if p.labels = p.compared(u.Failover); !p.known {
 		return p
 	}
 	var said *policy.Locality
@@ -81,17 +87,52 @@ func (p *places) distribute(d *policy.Distribute, u *policy.Upstream, n int) {
 	}
 }
 
-// put sets what e's locality means; false: it is not used.
-func (p *places) put(e *balance.Member, locality string) bool {
+// put sets what e's labels and locality mean; false: it is not used.
+func (p *places) put(e *balance.Member, locality string, labels map[string]string) bool {
 	if p.numbers != nil {
 		e.Locality = p.numbers[locality]
 		e.Share = p.shares[e.Locality]
 		return e.Share > 0
 	}
-	if p.priority {
-		e.Priority = p.distance(split(locality))
+	priority := p.unlike(split(locality), labels)
+	if p.priority && (len(p.labels) == 0 || len(p.failover) > 0) {
+		priority = priority*distances + int(p.distance(split(locality)))
 	}
+	e.Priority = uint8(min(priority, math.MaxUint8)) //nolint:gosec // not negative
 	return true
+}
+
+// distances is how many there are.
+const distances = 5
+
+// topology are the labels that say where a node or an endpoint is.
+var topology = [3]string{"topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone"}
+
+// compared are the labels with this node's place, where it is known, as the value of
+// those that say where something is (istio pkg/labels AugmentLabels).
+func (p *places) compared(labels []policy.FailoverLabel) []policy.FailoverLabel {
+	labels = slices.Clone(labels)
+	for i := range labels {
+		if at := slices.Index(topology[:], labels[i].Name); at >= 0 && !labels[i].Fixed && p.own[at] != "" {
+			labels[i].Value = p.own[at]
+		}
+	}
+	return labels
+}
+
+// unlike is 0 for an endpoint that has the values of all labels, else the greater the
+// earlier one comes that it has another value of.
+func (p *places) unlike(l [3]string, labels map[string]string) int {
+	for i, want := range p.labels {
+		have := labels[want.Name]
+		if at := slices.Index(topology[:], want.Name); at >= 0 && l[at] != "" {
+			have = l[at]
+		}
+		if have != want.Value {
+			return len(p.labels) - i
+		}
+	}
+	return 0
 }
 
 // distance is 0 for this node's own place, 1 for its zone, 2 for its region, 3

@@ -25,7 +25,7 @@ var Orders = []Order{
 		{"contract", "verdict endpoints snapshot consent"},
 		{"visibility", "sidecar"},
 		{"engine", "decide candidates address routes http cors mirror l4 hop gateway visitor access outbound policy reserved trace cluster"},
-		{"compile", "compile* classify scope base destination transport changes diff"},
+		{"compile", "compile* classify scope base destination failover transport changes diff"},
 		{"text", "text*"},
 		{"explain", "branches why*"},
 	}},

@@ -385,6 +385,9 @@ type Retries struct {
 	// AnyHost: another attempt may go to an endpoint that failed
 	// (retryIgnorePreviousHosts: false).
 	AnyHost bool
+	// Remote: after every second attempt the next ones go to endpoints of other
+	// priorities than those before (retryRemoteLocalities).
+	Remote bool
 }
 
 // Fault is Istio's HTTPFaultInjection. Percentages are 0 to 100; one that is

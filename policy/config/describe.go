@@ -154,6 +154,9 @@ func (x *Retries) Describe() string {
 	if x.AnyHost {
 		out += ", to any endpoint"
 	}
+	if x.Remote {
+		out += ", to other priorities after every second"
+	}
 	return out
 }
 

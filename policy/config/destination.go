@@ -3,6 +3,7 @@
 package config
 
 import (
+	"strings"
 	"time"
 
 	"github.com/egressd/egressd/internal/hostname"
@@ -96,6 +97,49 @@ type Locality struct {
 	Disabled   bool
 	Distribute []Distribute
 	Failover   []Failover
+	// FailoverPriority are labels, in the order of their weight: the more of them an
+	// endpoint has in common with the workload, from the first on, the sooner it is
+	// used. "key=value" compares it with the value instead of the workload's.
+	FailoverPriority []string
+}
+
+// FailoverPriority are the labels by which the endpoints are told apart; nil: they are
+// not, which without outlier detection they never are.
+func (t *TrafficPolicy) FailoverPriority() []string {
+	if t == nil || t.Outlier == nil || t.LoadBalancer == nil {
+		return nil
+	}
+	l := t.LoadBalancer.Locality
+	if l == nil || l.Disabled || len(l.Distribute) > 0 {
+		return nil
+	}
+	return l.FailoverPriority
+}
+
+// Labels are those of a workload that the rule compares with those of endpoints.
+func (d *DestinationRule) Labels() (out []string) {
+	add := func(t *TrafficPolicy) {
+		if t == nil || t.LoadBalancer == nil || t.LoadBalancer.Locality == nil {
+			return
+		}
+		for _, label := range t.LoadBalancer.Locality.FailoverPriority {
+			if !strings.Contains(label, "=") {
+				out = append(out, label)
+			}
+		}
+	}
+	each := func(t *TrafficPolicy) {
+		if add(t); t != nil {
+			for _, p := range t.Ports {
+				add(p)
+			}
+		}
+	}
+	each(d.Traffic)
+	for i := range d.Subsets {
+		each(d.Subsets[i].Traffic)
+	}
+	return out
 }
 
 // Distribute says how much of the traffic from a place goes to which others, in

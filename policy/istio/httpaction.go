@@ -128,9 +128,7 @@ func (o *object) retries(at *strictyaml.Node, r *networking.HTTPRetry) *policy.R
 		PerTryTimeout: o.Duration(at.At("perTryTimeout"), "perTryTimeout", r.PerTryTimeout),
 		Backoff:       o.Duration(at.At("backoff"), "backoff", r.Backoff),
 	}
-	if r.RetryRemoteLocalities != nil {
-		o.Inert(at.KeyOf("retryRemoteLocalities"), "retryRemoteLocalities")
-	}
+	out.Remote = r.RetryRemoteLocalities.GetValue()
 	if v := r.RetryIgnorePreviousHosts; v != nil {
 		out.AnyHost = !v.Value
 	}
@@ -145,6 +143,12 @@ func (o *object) retries(at *strictyaml.Node, r *networking.HTTPRetry) *policy.R
 		if !slices.Contains(retryTokens, token) {
 			o.Errorf(at.At("retryOn"), "%q is not a valid retryOn policy%s", token, strictyaml.DidYouMean(token, retryTokens))
 			continue
+		}
+		switch token {
+		case "retriable-headers":
+			o.Warnf(at.At("retryOn"), "retryOn %s never holds: Istio has no field for the headers that it asks for", token)
+		case "http3-post-connect-failure":
+			o.Warnf(at.At("retryOn"), "retryOn %s never holds: no request leaves in HTTP/3", token)
 		}
 		out.On = append(out.On, token)
 	}

@@ -34,6 +34,10 @@ type Request struct {
 	Gateway string
 	// Visitor is who sent it, on the ingress side; nil: a workload.
 	Visitor *Visitor
+	// Draw is a uniformly distributed number, by which the rules choose among weighted
+	// destinations. It is the request's own as long as it is under way: who asks again
+	// about it asks about where it goes.
+	Draw uint64
 }
 
 // Visitor is what is known of who connected to a gateway from outside.

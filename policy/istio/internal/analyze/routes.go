@@ -180,6 +180,9 @@ func (a *analysis) destinations(vs *policy.VirtualService, onMesh bool) {
 				at = one
 			}
 			a.destination(vs, onMesh, strictyaml.Passage{Reporter: &s.Reporter, Node: at}, m.Destination, "nothing is mirrored")
+			if onMesh && a.viaGateway(vs, m.Destination.Host) {
+				s.Warnf(at.At("host"), "nothing is mirrored to %s, which is an egress gateway (not-supported): mirror to the host behind it", m.Destination.Host)
+			}
 		}
 	}
 	for _, r := range vs.TLS {
@@ -201,6 +204,12 @@ func (a *analysis) routes(vs *policy.VirtualService, onMesh bool, ref policy.Ref
 	}
 }
 
+// viaGateway says whether a host is the Service of an egress gateway, which is nowhere
+// in the files of one: it is this node.
+func (a *analysis) viaGateway(vs *policy.VirtualService, host string) bool {
+	return isKubernetes(hostname.Pattern(host)) && slices.ContainsFunc(vs.Gateways, func(g string) bool { return g != model.Mesh && a.gateways[g] != nil })
+}
+
 // destination checks one destination of a VirtualService; end is what comes
 // of requests when there is none.
 func (a *analysis) destination(vs *policy.VirtualService, onMesh bool, o strictyaml.Passage, d policy.Destination, end string) {
@@ -209,9 +218,7 @@ func (a *analysis) destination(vs *policy.VirtualService, onMesh bool, o stricty
 	}
 	a.routed[d.Host] = true
 	kubernetes := isKubernetes(hostname.Pattern(d.Host))
-	// The Service of an egress gateway is nowhere in the files of one: it is
-	// this node.
-	viaGateway := kubernetes && slices.ContainsFunc(vs.Gateways, func(g string) bool { return g != model.Mesh && a.gateways[g] != nil })
+	viaGateway := a.viaGateway(vs, d.Host)
 	if onMesh && !viaGateway && a.undeclared(d.Host) {
 		if kubernetes {
 			o.Warnf(o.Node.At("host"), "there is no Service for the destination %s: %s", d.Host, end)

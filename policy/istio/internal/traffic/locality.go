@@ -27,6 +27,8 @@ func (o reader) locality(at *strictyaml.Node, lb *networking.LocalityLoadBalance
 		o.Errorf(at, "can not simultaneously specify 'distribute' and 'failover'")
 	}
 	for i, label := range lb.FailoverPriority {
+		name, value, _ := strings.Cut(label, "=")
+		o.Labels(at.At("failoverPriority", i), map[string]string{name: value})
 		if len(lb.Failover) > 0 && slices.Contains(topology, label) {
 			o.Errorf(at.At("failoverPriority", i), "can not simultaneously set 'failover' and topology label '%s' in 'failover_priority'", label)
 		}
@@ -37,9 +39,7 @@ func (o reader) locality(at *strictyaml.Node, lb *networking.LocalityLoadBalance
 		o.localityOverlap(dn.At("from"), d.From, from)
 		out.Distribute = append(out.Distribute, policy.Distribute{From: d.From, To: o.distribute(dn.At("to"), d.To)})
 	}
-	if len(lb.FailoverPriority) > 0 {
-		o.Inert(at.KeyOf("failoverPriority"), "failoverPriority")
-	}
+	out.FailoverPriority = lb.FailoverPriority
 	if len(lb.Failover)+len(lb.FailoverPriority) > 0 && !outlier {
 		o.Warnf(at, "outlier detection policy must be provided for failover")
 	}
