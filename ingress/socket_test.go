@@ -85,19 +85,20 @@ func TestSocketHTTP(t *testing.T) {
 	if h.Get("X-Forwarded-For") != "198.51.100.1, 198.51.100.2" || h.Get("X-Envoy-External-Address") != "198.51.100.1" || h.Get("X-Forwarded-Proto") != "https" {
 		t.Errorf("the trusted proxies' word does not count: %v", h)
 	}
-	only := func(key, block string) string {
+	only := func(action, key, block string) string {
 		return fmt.Sprintf("---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: only, namespace: default}\n"+
-			"spec: {action: ALLOW, rules: [{from: [{source: {%s: [%q]}}]}]}\n", key, block)
+			"spec: {action: %s, rules: [{from: [{source: {%s: [%q]}}]}]}\n", action, key, block)
 	}
 	for _, c := range []struct {
-		key, block, status string
+		action, key, block, status string
 	}{
-		{"ipBlocks", "0.0.0.0/0", "403"}, {"notIpBlocks", "192.0.2.0/24", "403"},
-		{"remoteIpBlocks", "198.51.100.1/32", "200"}, {"remoteIpBlocks", "198.51.100.2/32", "403"},
+		{"ALLOW", "ipBlocks", "0.0.0.0/0", "403"}, {"ALLOW", "notIpBlocks", "192.0.2.0/24", "403"}, {"DENY", "ipBlocks", "192.0.2.0/24", "403"},
+		{"ALLOW", "remoteIpBlocks", "198.51.100.1/32", "200"}, {"ALLOW", "remoteIpBlocks", "198.51.100.2/32", "403"},
+		{"DENY", "remoteIpBlocks", "198.51.100.1/32", "403"}, {"DENY", "remoteIpBlocks", "198.51.100.2/32", "200"},
 	} {
-		apply(topology("numTrustedProxies: 2"), only(c.key, c.block))
+		apply(topology("numTrustedProxies: 2"), only(c.action, c.key, c.block))
 		if out, _ := curl(t, append([]string{"-o", "/dev/null", "-w", "%{http_code}", "--unix-socket", at}, sent...)...); out != c.status {
-			t.Errorf("%s %s: %s, want %s", c.key, c.block, out, c.status)
+			t.Errorf("%s %s %s: %s, want %s", c.action, c.key, c.block, out, c.status)
 		}
 	}
 	apply(topology("proxyProtocol: {}"), "")
