@@ -307,6 +307,8 @@ func (a *Agent) wire() error {
 			Inherited: func(at netip.AddrPort) *net.TCPListener {
 				return a.inherited.Listener(gatewaySocket, at)
 			},
+			InheritedUnix: func(path string) *net.UnixListener { return a.inherited.Unix(gatewaySocket, path) },
+			SocketDir:     a.opts.GatewaySocketDir,
 		})
 	}
 	return errors.Join(a.datapath.SetListeners(a.sockets.Ports()), a.limits.Tell(a.datapath.SetRoom))

@@ -125,6 +125,9 @@ type Options struct {
 	FindCluster bool
 	// GatewaySelector are the labels that the ingress side carries.
 	GatewaySelector map[string]string
+	// GatewaySocketDir is the directory below which Gateways may listen on unix sockets;
+	// empty: nowhere.
+	GatewaySocketDir string
 	// Daemon is for the daemon of a node (run): it has fixed ports and the admin,
 	// status and readiness interfaces, binds the Workloads that the policy
 	// describes, and keeps state for its next start. Without it this is the

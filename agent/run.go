@@ -119,6 +119,9 @@ func (a *Agent) notTaken(err error) error {
 
 // finish ends the last shift.
 func (a *Agent) finish(ctx context.Context, cancel context.CancelCauseFunc, s *shift.Shift, h *takeover.Heir, unload bool) {
+	if a.incoming != nil && h == nil && (unload || !a.manager.Keeps()) {
+		defer a.incoming.RemoveSockets()
+	}
 	switch {
 	case h != nil:
 		a.release()

@@ -71,7 +71,7 @@ func (x *explainer) visit(s *policy.Snapshot, v *Visit) {
 		x.hello(l, who)
 	case x.t.speaks.IsTLS():
 		x.Reason = policy.ReasonNotHTTP
-		x.step("gateway: port %d is for %s in plain text, and TLS comes; it is refused", l.Port, protocolName(l.Protocol))
+		x.step("gateway: %s is for %s in plain text, and TLS comes; it is refused", l.Place(), protocolName(l.Protocol))
 	case l.Protocol.IsHTTP():
 		x.visited(l, who)
 	default:
@@ -83,22 +83,22 @@ func (x *explainer) visit(s *policy.Snapshot, v *Visit) {
 // listener finds where the target's port is listened on; nil: nowhere.
 func (x *explainer) listener(s *policy.Snapshot, gateway string) *policy.GatewayListener {
 	var open []string
+	var socket *policy.GatewayListener
 	for _, l := range s.Listeners() {
-		open = append(open, fmt.Sprintf("%d (%s)", l.Port, l.Name))
-		if l.Port != x.t.port || gateway != "" && !slices.Contains(strings.Split(l.Name, ","), gateway) {
+		open = append(open, fmt.Sprintf("%s (%s)", l.Place(), l.Name))
+		if l.Unix != "" && gateway != "" && socket == nil && slices.Contains(strings.Split(l.Name, ","), gateway) {
+			socket = l // a question has no other way to name one
+		}
+		if l.Unix != "" || l.Port != x.t.port || gateway != "" && !slices.Contains(strings.Split(l.Name, ","), gateway) {
 			continue
 		}
 		if x.t.addr.IsValid() && l.Bind.IsValid() && !l.Bind.IsUnspecified() && l.Bind != x.t.addr {
 			continue
 		}
-		x.step("gateway: port %d is listened on for %s (%s)", l.Port, l.Name, protocolName(l.Protocol))
-		if l.Topology.ProxyProtocol {
-			x.step("gateway: each connection must begin with a header of the PROXY protocol; whose address it names is the visitor")
-		}
-		if n := l.Topology.TrustedProxies; n > 0 {
-			x.step("gateway: the visitor is number %d from the right in X-Forwarded-For", n)
-		}
-		return l
+		return x.at(l)
+	}
+	if socket != nil {
+		return x.at(socket)
 	}
 	x.Reason = policy.ReasonNoRule
 	if len(open) == 0 {
@@ -109,11 +109,23 @@ func (x *explainer) listener(s *policy.Snapshot, gateway string) *policy.Gateway
 	return nil
 }
 
+// at tells of the listener that a visitor comes to.
+func (x *explainer) at(l *policy.GatewayListener) *policy.GatewayListener {
+	x.step("gateway: %s is listened on for %s (%s)", l.Place(), l.Name, protocolName(l.Protocol))
+	if l.Topology.ProxyProtocol {
+		x.step("gateway: each connection must begin with a header of the PROXY protocol; whose address it names is the visitor")
+	}
+	if n := l.Topology.TrustedProxies; n > 0 {
+		x.step("gateway: the visitor is number %d from the right in X-Forwarded-For", n)
+	}
+	return l
+}
+
 // hello explains a ClientHello, and the request within where its TLS ends.
 func (x *explainer) hello(l *policy.GatewayListener, who *policy.Visitor) {
 	if x.t.speaks != policy.ProtocolUnset && !x.t.speaks.IsTLS() {
 		x.Reason = policy.ReasonNotTLS
-		x.step("gateway: port %d is for TLS, and plain text comes; it is refused", l.Port)
+		x.step("gateway: %s is for TLS, and plain text comes; it is refused", l.Place())
 		return
 	}
 	sni := x.t.host

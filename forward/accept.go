@@ -35,6 +35,15 @@ var ErrServed = errors.New("served already")
 // outlive ctx: Shutdown ends them. Serve closes ln. The error is nil when ctx
 // ended.
 func (c *Core) Serve(ctx context.Context, ln net.Listener, identify func(*net.TCPConn) (Conn, error)) error {
+	return c.serve(ctx, ln, func(nc relay.Socket) (Conn, error) { return identify(nc.(*net.TCPConn)) })
+}
+
+// ServeUnix is Serve for a unix socket. Whoever connects there has no address.
+func (c *Core) ServeUnix(ctx context.Context, ln *net.UnixListener, identify func() (Conn, error)) error {
+	return c.serve(ctx, ln, func(relay.Socket) (Conn, error) { return identify() })
+}
+
+func (c *Core) serve(ctx context.Context, ln net.Listener, identify func(relay.Socket) (Conn, error)) error {
 	defer ln.Close()
 	stop := context.AfterFunc(ctx, func() { ln.Close() })
 	defer stop()
@@ -59,8 +68,13 @@ func (c *Core) Serve(ctx context.Context, ln net.Listener, identify func(*net.TC
 			}
 			continue
 		}
-		tc, ok := nc.(*net.TCPConn)
-		if !ok {
+		var to relay.Socket
+		switch nc := nc.(type) {
+		case *net.TCPConn:
+			to = nc
+		case *net.UnixConn:
+			to = relay.NewUnix(nc)
+		default:
 			nc.Close() // a listener of another kind is a mistake of the caller
 			continue
 		}
@@ -68,7 +82,7 @@ func (c *Core) Serve(ctx context.Context, ln net.Listener, identify func(*net.TC
 		// workload would take descriptors that are not its own.
 		c.fresh <- struct{}{}
 		c.accepting.Add(1)
-		c.workers.serve(accepted{core: c, ctx: outlives, nc: tc, identify: identify})
+		c.workers.serve(accepted{core: c, ctx: outlives, nc: to, identify: identify})
 	}
 }
 
@@ -91,8 +105,8 @@ func passing(err error) bool {
 type accepted struct {
 	core     *Core
 	ctx      context.Context
-	nc       *net.TCPConn
-	identify func(*net.TCPConn) (Conn, error)
+	nc       relay.Socket
+	identify func(relay.Socket) (Conn, error)
 	rested   *resting // nil: it was accepted just now
 }
 

@@ -27,6 +27,10 @@ func (in *Ingress) listener(c *forward.Conn) *policy.GatewayListener {
 	var anywhere *policy.GatewayListener
 	for _, l := range s.Listeners() {
 		switch {
+		case c.Socket != "" || l.Unix != "":
+			if c.Socket == l.Unix {
+				return l
+			}
 		case l.Port != c.Dst.Port():
 		case l.Bind == c.Dst.Addr():
 			return l

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -24,6 +25,7 @@ import (
 	"github.com/egressd/egressd/internal/certs"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/internal/localsocket"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -62,6 +64,10 @@ type Options struct {
 	// Inherited returns the listening socket that an earlier daemon left at an
 	// address; nil: there is none, or there are none at all.
 	Inherited func(netip.AddrPort) *net.TCPListener
+	// InheritedUnix is Inherited for the sockets of paths.
+	InheritedUnix func(path string) *net.UnixListener
+	// SocketDir is the directory below which Gateways may have unix sockets; "": nowhere.
+	SocketDir string
 }
 
 // Ingress is the set of gateway listeners. It implements forward.Decider and
@@ -72,7 +78,9 @@ type Ingress struct {
 	servers *tlsserver.ServerConfigs
 
 	mu        sync.Mutex
-	listeners map[netip.AddrPort]*listener
+	listeners map[place]*listener
+	sockets   map[string]*localsocket.Socket // by path, also while they are not served
+	failed    map[place]string               // why what is asked for is not open
 	serving   sync.WaitGroup
 	closed    bool
 	ends      []*policy.GatewayServer // that terminate TLS
@@ -95,18 +103,34 @@ func New(o Options) *Ingress {
 	if o.Certificates == nil {
 		o.Certificates = none{}
 	}
-	in := &Ingress{o: o, listeners: map[netip.AddrPort]*listener{}, servers: tlsserver.New(o.Certificates, o.Directories)}
+	in := &Ingress{o: o, listeners: map[place]*listener{}, sockets: map[string]*localsocket.Socket{}, servers: tlsserver.New(o.Certificates, o.Directories)}
 	in.core = forward.New(forward.Options{Originator: o.Originator, Decider: in, Dialer: in, Sink: o.Sink, Observer: o.Observer, Tracer: o.Tracer, Log: o.Log, Limits: o.Limits, Timeouts: o.Timeouts, Rand: o.Rand, Locality: o.Locality, Share: true})
 	return in
 }
 
-// bindOf is the address that a listener is bound to: [::] takes IPv4 as well.
-func bindOf(l *policy.GatewayListener) netip.AddrPort {
+// place is where a listener is: an address and port, or a unix socket.
+type place struct {
+	at   netip.AddrPort
+	unix string
+}
+
+func (p place) String() string {
+	if p.unix != "" {
+		return "unix:" + p.unix
+	}
+	return p.at.String()
+}
+
+// bindOf is where a listener is bound to: [::] takes IPv4 as well.
+func bindOf(l *policy.GatewayListener) place {
+	if l.Unix != "" {
+		return place{unix: l.Unix}
+	}
 	a := l.Bind
 	if !a.IsValid() {
 		a = netip.IPv6Unspecified()
 	}
-	return netip.AddrPortFrom(a, l.Port)
+	return place{at: netip.AddrPortFrom(a, l.Port)}
 }
 
 // Apply opens the listeners that s asks for and closes those that it no
@@ -118,7 +142,8 @@ func (in *Ingress) Apply(s *policy.Snapshot) error {
 	if in.closed {
 		return nil
 	}
-	want := map[netip.AddrPort]bool{}
+	want := map[place]bool{}
+	in.failed = map[place]string{}
 	var errs []error
 	for _, l := range s.Listeners() {
 		a := bindOf(l)
@@ -126,7 +151,14 @@ func (in *Ingress) Apply(s *policy.Snapshot) error {
 		if in.listeners[a] != nil {
 			continue
 		}
-		if err := in.open(a); err != nil {
+		switch err := in.open(a); {
+		case err == nil:
+		case l.Unix != "":
+			// Others are served all the same: whoever wrote this Gateway does not say
+			// what is at that path.
+			in.failed[a] = err.Error()
+			in.o.Log.Error("a Gateway's unix socket is not open; nobody comes in there, and everything else is served", "socket", l.Unix, "gateway", l.Name, "error", err)
+		default:
 			errs = append(errs, fmt.Errorf("gateway port %d: %w", l.Port, err))
 		}
 	}
@@ -135,6 +167,7 @@ func (in *Ingress) Apply(s *policy.Snapshot) error {
 			l.cancel()
 			l.ln.Close()
 			delete(in.listeners, a)
+			in.remove(a.unix)
 			in.o.Log.Info("gateway listener closed", "address", a.String())
 		}
 	}
@@ -153,9 +186,14 @@ func (in *Ingress) Apply(s *policy.Snapshot) error {
 
 // skipped are the servers that cannot be served, and why. in.mu is held.
 func (in *Ingress) skipped() (out []string) {
+	for p, why := range in.failed {
+		out = append(out, fmt.Sprintf("%s is not open: %s", p, why))
+	}
+	slices.Sort(out)
 	for _, server := range in.ends {
 		if _, err := in.servers.Config(server); err != nil {
-			out = append(out, fmt.Sprintf("port %d: server %q of gateway %s/%s is not served: %v", server.Port, server.Name, server.Ref.Namespace, server.Ref.Name, err))
+			at := place{at: netip.AddrPortFrom(server.Bind, server.Port), unix: server.Unix}
+			out = append(out, fmt.Sprintf("%s: server %q of gateway %s/%s is not served: %v", at.served(), server.Name, server.Ref.Namespace, server.Ref.Name, err))
 		}
 	}
 	return out
@@ -175,7 +213,11 @@ func (none) Material(certs.Where) (*certs.Material, error) {
 	return nil, fmt.Errorf("this node reads no certificates: %w", certs.ErrMissing)
 }
 
-func (in *Ingress) open(a netip.AddrPort) error {
+func (in *Ingress) open(p place) error {
+	if p.unix != "" {
+		return in.openSocket(p)
+	}
+	a := p.at
 	ctx, cancel := context.WithCancel(context.Background())
 	any4 := netip.AddrPortFrom(netip.IPv4Unspecified(), a.Port())
 	if in.o.Inherited != nil {
@@ -184,7 +226,7 @@ func (in *Ingress) open(a netip.AddrPort) error {
 			ln = in.o.Inherited(any4)
 		}
 		if ln != nil {
-			in.serve(ctx, cancel, a, ln)
+			in.serve(ctx, cancel, p, ln)
 			return nil
 		}
 	}
@@ -199,18 +241,24 @@ func (in *Ingress) open(a netip.AddrPort) error {
 		cancel()
 		return err
 	}
-	in.serve(ctx, cancel, a, ln)
+	in.serve(ctx, cancel, p, ln)
 	return nil
 }
 
-func (in *Ingress) serve(ctx context.Context, cancel context.CancelFunc, a netip.AddrPort, ln net.Listener) {
+func (in *Ingress) serve(ctx context.Context, cancel context.CancelFunc, a place, ln net.Listener) {
 	in.listeners[a] = &listener{ln: ln, cancel: cancel}
+	serve := func() error { return in.core.Serve(ctx, ln, in.identify) }
+	if u, ok := ln.(*net.UnixListener); ok {
+		serve = func() error {
+			return in.core.ServeUnix(ctx, u, func() (forward.Conn, error) { return in.identifyAt(a.unix), nil })
+		}
+	}
 	in.serving.Go(func() {
-		if err := in.core.Serve(ctx, ln, in.identify); err != nil && ctx.Err() == nil {
+		if err := serve(); err != nil && ctx.Err() == nil {
 			in.o.Log.Error("a gateway listener failed; its port is closed until the policy changes or egressd restarts", "address", a.String(), "error", err)
 		}
 	})
-	in.o.Log.Info("gateway listener open", "address", ln.Addr().String())
+	in.o.Log.Info("gateway listener open", "address", addressOf(ln))
 }
 
 // Listeners calls f with each open listener.
@@ -267,10 +315,15 @@ func (in *Ingress) identify(c *net.TCPConn) (forward.Conn, error) {
 		Workload: "gateway",
 		Policy:   policy.DefaultPolicy,
 	}
-	if l := in.listener(&out); l != nil {
-		out.TrustedProxies, out.Proxied = l.Topology.TrustedProxies, l.Topology.ProxyProtocol
-	}
+	in.placed(&out)
 	return out, nil
+}
+
+// placed notes what stands before the listener.
+func (in *Ingress) placed(c *forward.Conn) {
+	if l := in.listener(c); l != nil {
+		c.TrustedProxies, c.Proxied = l.Topology.TrustedProxies, l.Topology.ProxyProtocol
+	}
 }
 
 // Shutdown closes the listeners and drains the connections until ctx is done.
@@ -293,7 +346,7 @@ func (in *Ingress) Addresses() []string {
 	defer in.mu.Unlock()
 	var out []string
 	for _, l := range in.listeners {
-		out = append(out, l.ln.Addr().String())
+		out = append(out, addressOf(l.ln))
 	}
 	return out
 }

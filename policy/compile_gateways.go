@@ -32,6 +32,7 @@ type gatewayPort struct {
 	name      string // of the Gateways
 	port      uint16
 	bind      netip.Addr
+	unix      string
 	namespace string
 	labels    map[string]string
 	servers   []server
@@ -54,19 +55,23 @@ type sniRule struct {
 
 // listeners compiles the Gateways of this node, merged by address and port.
 func (b *builder) listeners(out *Snapshot) []*GatewayListener {
-	byAddress := map[netip.AddrPort][]server{}
+	type place struct {
+		at   netip.AddrPort
+		unix string
+	}
+	byAddress := map[place][]server{}
 	for _, g := range b.cfg.Gateways {
 		if !b.selects(g) {
 			continue
 		}
 		for i := range g.Servers {
 			s := &g.Servers[i]
-			k := netip.AddrPortFrom(s.Bind, s.Port)
+			k := place{netip.AddrPortFrom(s.Bind, s.Port), s.Unix}
 			byAddress[k] = append(byAddress[k], serverOf(g, s, g.Ref.Namespace))
 		}
 	}
-	keys := slices.SortedFunc(maps.Keys(byAddress), func(x, y netip.AddrPort) int {
-		return cmp.Or(cmp.Compare(x.Port(), y.Port()), x.Addr().Compare(y.Addr()))
+	keys := slices.SortedFunc(maps.Keys(byAddress), func(x, y place) int {
+		return cmp.Or(cmp.Compare(x.at.Port(), y.at.Port()), x.at.Addr().Compare(y.at.Addr()), cmp.Compare(x.unix, y.unix))
 	})
 	var all []*GatewayListener
 	for _, k := range keys {
@@ -74,7 +79,7 @@ func (b *builder) listeners(out *Snapshot) []*GatewayListener {
 		if d == nil {
 			continue
 		}
-		d.bind = k.Addr()
+		d.bind, d.unix = k.at.Addr(), k.unix
 		if l := shared(all, d); l != nil {
 			b.warnf(d.servers[0].Ref, "port %d: bind %v and that of gateway %s exclude each other; skipping the server", d.port, d.bind, l.Name)
 			continue
@@ -98,8 +103,8 @@ func (b *builder) topology(d *gatewayPort) Topology {
 		case first == nil:
 			first = s
 		case *s.topology != *first.topology:
-			b.warnf(s.Ref, "port %d: gateway %s says of its gatewayTopology what gateway %s, which has the port as well, does not; that of %s counts",
-				d.port, s.gateway, first.gateway, first.gateway)
+			b.warnf(s.Ref, "%s: gateway %s says of its gatewayTopology what gateway %s, which has the port as well, does not; that of %s counts",
+				placeOf(d.unix, d.port), s.gateway, first.gateway, first.gateway)
 		}
 	}
 	if first == nil {
@@ -109,13 +114,13 @@ func (b *builder) topology(d *gatewayPort) Topology {
 }
 
 // shared returns a listener on the same port with one of its addresses:
-// two sockets cannot both have it.
+// two sockets cannot both have it. Sockets of paths have none.
 func shared(all []*GatewayListener, d *gatewayPort) *GatewayListener {
 	covers := func(x, y netip.Addr) bool {
 		return !x.IsValid() || x.IsUnspecified() && (x.Is6() || y.Is4())
 	}
 	for _, l := range all {
-		if l.Port == d.port && (covers(l.Bind, d.bind) || covers(d.bind, l.Bind)) {
+		if d.port != 0 && l.Port == d.port && (covers(l.Bind, d.bind) || covers(d.bind, l.Bind)) {
 			return l
 		}
 	}
@@ -235,7 +240,7 @@ func (b *builder) sniRules(servers []server) *hostname.Index[*sniRule] {
 // destinations are the hosts of p; those of workloads must be allowed.
 func (b *builder) listener(p *Policy, d *gatewayPort, workload bool) *GatewayListener {
 	l := &GatewayListener{
-		Name: d.name, Port: d.port, Bind: d.bind, Protocol: d.servers[0].Protocol,
+		Name: d.name, Port: d.port, Bind: d.bind, Unix: d.unix, Protocol: d.servers[0].Protocol,
 		labels: d.labels, namespace: d.namespace, retries: b.cfg.Mesh.Retries,
 	}
 	b.fill(l, p, d, workload)

@@ -77,7 +77,7 @@ func (b *builder) gatewayPortOf(vs *VirtualService, d Destination, request uint1
 // gatewayServes says whether g has a server on a port for hosts of vs.
 func gatewayServes(g *Gateway, port uint16, vs *VirtualService) bool {
 	for i := range g.Servers {
-		if s := serverOf(g, &g.Servers[i], ""); s.Port == port && len(s.common(vs.Ref.Namespace, vs.Hosts)) > 0 {
+		if s := serverOf(g, &g.Servers[i], ""); s.Unix == "" && s.Port == port && len(s.common(vs.Ref.Namespace, vs.Hosts)) > 0 {
 			return true
 		}
 	}

@@ -234,6 +234,7 @@ func richConfig() *Config {
 		Gateways: []*Gateway{{Ref: gw, Selector: map[string]string{"a": "b"}, Servers: []GatewayServer{
 			{Ref: gw, Name: "http", Port: 80, Bind: netip.MustParseAddr("127.0.0.1"), Protocol: ProtocolHTTP,
 				Hosts: names("*.example.com", "old.example.net"), HostNamespaces: []string{"*", "default"}},
+			{Ref: gw, Name: "local", Unix: "/run/web.sock", Protocol: ProtocolHTTP, Hosts: names("*.example.com"), HostNamespaces: []string{"*"}},
 			{Ref: gw, Name: "up", Port: 8081, Protocol: ProtocolHTTP, Hosts: names("secure.example.com"),
 				HostNamespaces: []string{"default"}, HTTPSRedirect: true},
 			{Ref: gw, Name: "tls", Port: 8443, Protocol: ProtocolHTTPS, Hosts: names("api.example.com"), HostNamespaces: []string{"*"}, TLS: &ServerTLS{

@@ -3,6 +3,7 @@
 package policy
 
 import (
+	"fmt"
 	"net/netip"
 
 	"github.com/egressd/egressd/internal/hostname"
@@ -19,6 +20,9 @@ type GatewayListener struct {
 	Port uint16
 	// Bind is the address to listen on; invalid: all addresses.
 	Bind netip.Addr
+	// Unix is the path of the socket that is listened on in the place of an address and
+	// port, "" for none.
+	Unix string
 	// Protocol is that of the first server; the others have the same, or are
 	// told apart from it by SNI.
 	Protocol Protocol
@@ -62,6 +66,16 @@ type gatewayChain struct {
 type gatewayVhost struct {
 	pattern hostname.Pattern
 	routes  *Routes
+}
+
+// Place says where is listened, for people: "port 80", or "unix:/run/web.sock".
+func (l *GatewayListener) Place() string { return placeOf(l.Unix, l.Port) }
+
+func placeOf(socket string, port uint16) string {
+	if socket != "" {
+		return "unix:" + socket
+	}
+	return fmt.Sprintf("port %d", port)
 }
 
 // IsTLS says whether connections to the listener begin with a ClientHello.

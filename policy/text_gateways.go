@@ -9,7 +9,11 @@ func (t *text) listener(l *GatewayListener) {
 	if l.Bind.IsValid() {
 		bind = l.Bind.String()
 	}
-	t.line(0, "listener %s port %d %s", bind, l.Port, protocolText(l.Protocol))
+	if l.Unix != "" {
+		t.line(0, "listener unix:%q %s", l.Unix, protocolText(l.Protocol))
+	} else {
+		t.line(0, "listener %s port %d %s", bind, l.Port, protocolText(l.Protocol))
+	}
 	t.retries(1, "default retry", l.retries)
 	if l.Topology != (Topology{}) {
 		t.line(1, "behind %d proxies, PROXY protocol %v", l.Topology.TrustedProxies, l.Topology.ProxyProtocol)

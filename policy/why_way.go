@@ -45,7 +45,7 @@ func (hp *HostPort) label() string {
 }
 
 // label names the gateway and its port.
-func (l *GatewayListener) label() string { return fmt.Sprintf("gateway %s port %d", l.Name, l.Port) }
+func (l *GatewayListener) label() string { return fmt.Sprintf("gateway %s %s", l.Name, l.Place()) }
 
 // port says what guards a port. What only the kernel knows of a flow counts
 // when the kernel decides, or denies.

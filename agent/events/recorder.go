@@ -146,6 +146,9 @@ func (r *Recorder) tell(e flow.Event) {
 	if e.Dst.IsValid() {
 		attrs = append(attrs, slog.String("dst", e.Dst.String()))
 	}
+	if e.Socket != "" {
+		attrs = append(attrs, slog.String("dst", "unix:"+e.Socket))
+	}
 	if e.Rule != nil {
 		attrs = append(attrs, slog.String("nearest_rule", e.Rule.String()))
 	}

@@ -51,6 +51,9 @@ func eventLine(e flow.Event) string {
 	if e.Dst.IsValid() {
 		fmt.Fprintf(&b, " %s", e.Dst)
 	}
+	if e.Socket != "" {
+		b.WriteString(" unix:" + quote.Word(e.Socket))
+	}
 	if e.Upstream.IsValid() && e.Upstream != e.Dst {
 		fmt.Fprintf(&b, " via %s", e.Upstream)
 	}

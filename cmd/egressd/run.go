@@ -42,6 +42,7 @@ func runCommand(e env) *cobra.Command {
 	var onFailure string
 	var status, health, admin, adminGroup string
 	var adminRemote bool
+	var socketDir string
 	cmd := &cobra.Command{
 		Use:   runName + " --config PATH...|--allow HOST...",
 		Short: "Put the node (or a cgroup) under the policy, until stopped",
@@ -118,6 +119,9 @@ flows, explain, status and unload talk to the daemon by a unix socket in
 				return err
 			}
 			if o.GatewaySelector, err = labels(gateway); err != nil {
+				return err
+			}
+			if err := socketOptions(&o, socketDir, k.on); err != nil {
 				return err
 			}
 			// Workloads are objects like all others; that they describe the
@@ -215,8 +219,23 @@ flows, explain, status and unload talk to the daemon by a unix socket in
 	cmd.Flags().StringVar(&adminGroup, "admin-group", "", "group, by name or number, whose members may read flows, status and explain (default: only root may)")
 	cmd.Flags().StringVar(&admin, "admin-address", "", "serve flows, status, explain, the policy, a web page (/ui/) and what Envoy has at its admin port by TCP as well, as in localhost:15000: processes of root and of --admin-group that are not captured may read them")
 	cmd.Flags().BoolVar(&adminRemote, "admin-remote", false, "allow an --admin-address that is not on loopback: everybody who reaches it can read, without authentication")
+	cmd.Flags().StringVar(&socketDir, "gateway-socket-dir", "", "directory below which Gateways may listen on unix sockets (bind: unix:///PATH): root's alone, and its group may connect; without it there are none")
 	cmd.Flags().StringVar(&gateway, "gateway-selector", "", "labels of this node's gateway, as in istio=ingressgateway; Gateways that select them get listeners")
 	return cmd
+}
+
+// socketOptions reads the flags about unix sockets.
+func socketOptions(o *agent.Options, dir string, kubernetes bool) error {
+	for _, e := range o.AllowEndpoints {
+		if kubernetes && e.Unix != "" {
+			return usageError{fmt.Errorf("--allow-endpoint %v cannot be used with --kubernetes: everybody who may write a ServiceEntry in the cluster could lead workloads to that socket, as root of this node; let the program listen on an address", e)}
+		}
+	}
+	if dir != "" && (!filepath.IsAbs(dir) || filepath.Clean(dir) != dir || dir == "/") {
+		return usageError{fmt.Errorf("--gateway-socket-dir: %q is not the absolute path of a directory, without dots and double slashes", dir)}
+	}
+	o.GatewaySocketDir = dir
+	return nil
 }
 
 // captureOptions reads the flags that say what is captured.

@@ -18,7 +18,10 @@ type Conn struct {
 	// Dst is the destination that the workload dialled (the listener's own
 	// address on the ingress side).
 	Dst netip.AddrPort
-	// Src is the downstream's address.
+	// Socket is the path of the unix socket of a gateway that the connection came by, for
+	// which there is no Dst; "": it came by an address.
+	Socket string
+	// Src is the downstream's address; invalid: it has none, as behind a unix socket.
 	Src      netip.AddrPort
 	Layer    flow.Layer
 	Workload string

@@ -118,7 +118,7 @@ type swept struct {
 func newHTTP1Conn(t *client, first []byte) *http1Conn {
 	h := &http1Conn{conn: t, nc: t.Stream}
 	h.src.Open(t.Stream)
-	h.raw, _ = t.NC.SyscallConn() // without it nobody watches
+	h.raw = relay.Raw(t.NC) // without it nobody watches
 	h.reader = http1.NewMessageReader(&h.src, t.core.messages, true)
 	h.reader.Unread(first)
 	h.src.Count.Store(int64(len(first)))

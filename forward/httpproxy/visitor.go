@@ -81,8 +81,13 @@ func (x *exchange) forwarded(h *field.List) {
 	if x.conn.Info.TrustedProxies < 1 || !h.Has("X-Forwarded-Proto") {
 		h.Set("X-Forwarded-Proto", x.req.Scheme)
 	}
-	if !v.Src.IsValid() {
-		h.Del("X-Forwarded-For")
+	if !v.Src.IsValid() { // it came by a unix socket: nothing can be added
+		if x.conn.Info.TrustedProxies < 1 {
+			h.Del("X-Forwarded-For")
+		}
+		if v.Remote.IsValid() {
+			h.Set("X-Envoy-External-Address", v.Remote.String())
+		}
 		return
 	}
 	// Who has come through no proxy and from inside is of the operator's own.

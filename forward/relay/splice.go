@@ -158,6 +158,9 @@ func TCP(c net.Conn) *net.TCPConn {
 // Quiet is how long no data has passed c either way; ok is false when the
 // kernel can't tell.
 func Quiet(c net.Conn) (d time.Duration, ok bool) {
+	if u := unixOf(c); u != nil {
+		return u.quiet(), true
+	}
 	info, ok := tcpInfo(c)
 	if !ok {
 		return 0, false

@@ -38,7 +38,7 @@ var operators = []operator{
 	{name: "BYTES_SENT", value: counted(func(s *flow.Observation) int64 { return s.BytesReceived })},
 	{name: "CONNECTION_TERMINATION_DETAILS", value: said(termination)},
 	{name: "DOWNSTREAM_DIRECT_REMOTE_ADDRESS", value: at(source)},
-	{name: "DOWNSTREAM_LOCAL_ADDRESS", value: at(dialled)},
+	{name: "DOWNSTREAM_LOCAL_ADDRESS", value: dialledAt},
 	{name: "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT", value: address(dialled)},
 	{name: "DOWNSTREAM_LOCAL_PORT", value: port(dialled)},
 	{name: "DOWNSTREAM_REMOTE_ADDRESS", value: at(source)},
@@ -170,7 +170,16 @@ func port(f func(*flow.Observation) netip.AddrPort) func([]byte, *flow.Observati
 	}
 }
 
-func source(s *flow.Observation) netip.AddrPort  { return s.Src }
+func source(s *flow.Observation) netip.AddrPort { return s.Src }
+
+// at socket is the path where there is no address, as Envoy has it.
+func dialledAt(b []byte, s *flow.Observation, p *part) ([]byte, kind) {
+	if s.Socket != "" {
+		return append(b, s.Socket...), text
+	}
+	return at(dialled)(b, s, p)
+}
+
 func dialled(s *flow.Observation) netip.AddrPort { return s.Dst }
 
 // upstream is where the flow really went: what the kernel lets pass goes where it was

@@ -41,6 +41,7 @@ type Key struct {
 	Transport policy.Transport
 	Interface string
 	Dst       netip.AddrPort
+	Socket    string // of a gateway
 	Command   string
 	PID       int    // only where there is no Command
 	Name      string // what the workload said: SNI, Host, the queried name
@@ -52,7 +53,7 @@ type Key struct {
 func KeyOf(e *Event) Key {
 	k := Key{
 		Workload: e.Workload, Layer: e.Layer, Kind: e.Kind, Allowed: e.Allowed, Reason: e.Reason,
-		Transport: e.Transport, Dst: e.Dst, Interface: e.Interface, Command: e.Process.Command, Name: e.Name,
+		Transport: e.Transport, Dst: e.Dst, Socket: e.Socket, Interface: e.Interface, Command: e.Process.Command, Name: e.Name,
 		Method: e.Method, Path: e.Path,
 	}
 	if k.Command == "" {

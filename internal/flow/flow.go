@@ -64,6 +64,9 @@ type Event struct {
 	Proto     string           `json:"proto,omitempty"` // tcp, udp, ip, http, tls, dns
 	// Dst is the destination that the workload dialled.
 	Dst netip.AddrPort `json:"dst,omitzero"`
+	// Socket is the path of the unix socket of a gateway that a visitor came by, in the
+	// place of Dst.
+	Socket string `json:"socket,omitempty"`
 	// Name is the best name known for the flow: SNI, Host, the queried name,
 	// or a name that Dst was learned for.
 	Name string `json:"name,omitempty"`

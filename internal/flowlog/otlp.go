@@ -70,5 +70,9 @@ func logRecord(e *flow.Event, line []byte) *otlp.LogRecord {
 		add("network.peer.address", collector.Text(e.Dst.Addr().String()))
 		add("network.peer.port", &common.AnyValue{Value: &common.AnyValue_IntValue{IntValue: int64(e.Dst.Port())}})
 	}
+	if e.Socket != "" {
+		add("network.transport", collector.Text("unix"))
+		add("network.local.address", collector.Text(e.Socket))
+	}
 	return r
 }

@@ -119,6 +119,8 @@ func HostOf(e *flow.Event) string {
 		return e.Name
 	case e.Dst.IsValid():
 		return e.Dst.Addr().Unmap().String()
+	case e.Socket != "":
+		return "unix:" + e.Socket
 	}
 	return cmp.Or(e.Proto, "-")
 }

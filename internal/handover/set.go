@@ -119,6 +119,30 @@ func (s *SocketSet) Listener(name string, at netip.AddrPort) *net.TCPListener {
 	return t
 }
 
+// Unix takes the listening unix socket that was bound to a path out of the set; nil:
+// there is none.
+func (s *SocketSet) Unix(name, path string) *net.UnixListener {
+	fd, ok := s.take(func(d descriptor) bool {
+		if d.name != name || option(d.fd, unix.SO_ACCEPTCONN) != 1 {
+			return false
+		}
+		sa, err := unix.Getsockname(d.fd)
+		u, ok := sa.(*unix.SockaddrUnix)
+		return err == nil && ok && u.Name == path
+	})
+	if !ok {
+		return nil
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	ln, err := net.FileListener(f)
+	if err != nil {
+		return nil
+	}
+	u, _ := ln.(*net.UnixListener) // as net makes of each unix socket
+	return u
+}
+
 // Packet takes the UDP socket at an address out of the set; nil: there is none.
 func (s *SocketSet) Packet(name string, at netip.AddrPort) *net.UDPConn {
 	fd, ok := s.take(func(d descriptor) bool {

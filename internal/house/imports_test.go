@@ -87,7 +87,8 @@ var floors = map[string][]string{
 	"./internal/journallog": nil,
 	// Text of others.
 	// Places that nobody else can take.
-	"./internal/securedir": {"golang.org/x/sys/unix"},
+	"./internal/securedir":   {"golang.org/x/sys/unix"},
+	"./internal/localsocket": {"./internal/quote", "./internal/securedir", "golang.org/x/sys/unix"},
 	// The kernel side's ABI.
 	"./bpf": {"github.com/cilium/ebpf"},
 	// Core.
@@ -134,7 +135,7 @@ var floors = map[string][]string{
 	"./loader":             join([]string{"./bpf", "./internal/cgroup", "./internal/netns", "./internal/sockdiag", "github.com/cilium/ebpf", "golang.org/x/sys/unix"}, loaderParts, core),
 	"./dnsproxy":           join([]string{"github.com/miekg/dns", "golang.org/x/sys/unix"}, core),
 	"./egress":             core,
-	"./ingress":            join([]string{"./ingress/tlsserver", "./internal/certs"}, core),
+	"./ingress":            join([]string{"./ingress/tlsserver", "./internal/certs", "./internal/localsocket"}, core),
 	"./ingress/tlsserver":  {"./internal/certs", "./policy"},
 	"./policy/source":      join([]string{"./policy/allowlist", "./policy/istio", "istio.io/", "k8s.io/"}, core),
 	"./policy/source/kube": {"./internal/podcgroup", "./policy", "./policy/istio", "./policy/source", "k8s.io/"},

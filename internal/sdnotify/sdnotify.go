@@ -173,13 +173,16 @@ func (m *Manager) Store(set *handover.SocketSet) {
 	})
 }
 
+// Keeps says whether there is a manager that may keep descriptors.
+func (m *Manager) Keeps() bool { return m != nil && os.Getenv("NOTIFY_SOCKET") != "" }
+
 // Forget makes the manager close all descriptors of these names.
 func (m *Manager) Forget(set *handover.SocketSet) {
 	m.each(set, func(name string, _ int) error { return notify("FDSTOREREMOVE=1\nFDNAME="+name+"\n", nil) })
 }
 
 func (m *Manager) each(set *handover.SocketSet, f func(name string, fd int) error) {
-	if m == nil || os.Getenv("NOTIFY_SOCKET") == "" {
+	if !m.Keeps() {
 		return
 	}
 	if err := set.Each(f); err != nil {

@@ -450,10 +450,13 @@ func (g *Gateway) Key() string {
 // GatewayServer is one listener of a Gateway. Hosts are patterns; a host's
 // namespace part ("ns/host") is in HostNamespaces at the same index ("*" any).
 type GatewayServer struct {
-	Ref            Ref
-	Name           string
-	Port           uint16
-	Bind           netip.Addr // invalid: all addresses
+	Ref  Ref
+	Name string
+	Port uint16
+	Bind netip.Addr // invalid: all addresses
+	// Unix is the absolute path of the socket that the server has in the place of an
+	// address and port, which are unset then.
+	Unix           string
 	Protocol       Protocol
 	Hosts          []hostname.Pattern
 	HostNamespaces []string

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path"
 	"strings"
 
 	networking "istio.io/api/networking/v1alpha3"
@@ -75,11 +76,31 @@ func (o *object) serverBind(at *strictyaml.Node, s *networking.Server, out *poli
 		if n := s.GetPort().GetNumber(); n != 0 {
 			o.Errorf(at, "port number must be 0 for unix domain socket: %d", n)
 		}
-		o.Unsupported(at, "a unix socket to bind to")
+		o.serverSocket(at, socket, out)
 	case err != nil || a.Zone() != "" || a.Is4In6():
 		o.Errorf(at, "%q is not a valid IP", s.Bind)
 	default:
 		out.Bind = a
+	}
+}
+
+// maxSocket is how long the path of a socket may be, in bytes (unix(7), sun_path, with
+// the zero that ends it).
+const maxSocket = 107
+
+// serverSocket reads the path of a socket, which unixAddress has looked at.
+func (o *object) serverSocket(at *strictyaml.Node, socket string, out *policy.GatewayServer) {
+	switch {
+	case strings.HasPrefix(socket, "@"):
+		o.Errorf(at, "an abstract unix socket has no owner and no mode: whoever binds its name first has it, and every process of the network namespace may connect; name a path")
+	case !path.IsAbs(socket) || strings.HasSuffix(socket, "/"): // it was said
+	case path.Clean(socket) != socket || strings.ContainsRune(socket, 0):
+		o.Errorf(at, "unix socket %q: write its path without dots and double slashes", socket)
+	case len(socket) > maxSocket:
+		o.Errorf(at, "unix socket %q: the path has %d bytes, and the kernel takes %d", socket, len(socket), maxSocket)
+	default:
+		out.Unix = socket
+		o.Say(strictyaml.Note, at, "unix socket %s: a node listens there if --gateway-socket-dir names a directory that it is in", socket)
 	}
 }
 

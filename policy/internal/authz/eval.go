@@ -153,16 +153,16 @@ func (r *authRule) matches(f *Facts, q assumption) bool {
 }
 
 func (f *Facts) from(nets, not []netip.Prefix, q assumption) bool {
-	return f.within(f.Src, nets, not, q)
+	return within(f.Src, f.SrcIs, nets, not, q)
 }
 
-// within says whether an address that is known as well as the source is.
-func (f *Facts) within(a netip.Addr, nets, not []netip.Prefix, q assumption) bool {
+// within says whether an address is, of which so much is known.
+func within(a netip.Addr, is Knowledge, nets, not []netip.Prefix, q assumption) bool {
 	if len(nets)+len(not) == 0 {
 		return true
 	}
-	if f.SrcIs != Known {
-		return q.unknown(f.SrcIs)
+	if is != Known {
+		return q.unknown(is)
 	}
 	a = a.Unmap().WithZone("")
 	has := func(p netip.Prefix) bool { return ipguard.Plain(p).Contains(a) }

@@ -30,7 +30,11 @@ func (f *Facts) through(nets, not []netip.Prefix, q assumption) bool {
 	if f.Visitor == nil {
 		return f.from(nets, not, q)
 	}
-	return f.within(f.Visitor.Remote, nets, not, q)
+	is := f.SrcIs
+	if f.Visitor.Remote.IsValid() { // a proxy said it, which itself may have no address
+		is = Known
+	}
+	return within(f.Visitor.Remote, is, nets, not, q)
 }
 
 // peer is what a principal says: "" where it says nothing of that.

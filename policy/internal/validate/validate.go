@@ -7,6 +7,7 @@ package validate
 import (
 	"math"
 	"net/netip"
+	"path"
 	"slices"
 	"strings"
 
@@ -188,8 +189,11 @@ func (c check) server(g *config.Gateway, s *config.GatewayServer) {
 		ref = g.Ref
 	}
 	c.hosts(ref, s.Hosts)
-	if s.Port == 0 {
+	switch {
+	case s.Unix == "" && s.Port == 0:
 		c.errorf(ref, "port: 0 is not a port number")
+	case s.Unix != "" && (s.Port != 0 || s.Bind.IsValid() || !path.IsAbs(s.Unix) || path.Clean(s.Unix) != s.Unix):
+		c.errorf(ref, "bind: a unix socket has an absolute path, and neither address nor port")
 	}
 	switch {
 	case s.Protocol == config.ProtocolUnset || s.Protocol == config.ProtocolUDP || !s.Protocol.Valid():

@@ -142,6 +142,7 @@ var notes = []Code{
 	{"EGD0415", "", "%v mode does not use certificates, they will be ignored"},
 	{"EGD0416", "", "TLS version below TLSV1_2 require setting compatible ciphers as by default they no longer include compatible ciphers."},
 	{"EGD0417", "", "maxProtocolVersion %s is below the minimum: no client could connect"},
+	{"EGD0421", "", "unix socket %s: a node listens there if --gateway-socket-dir names a directory that it is in"},
 	{"EGD0418", "", "ignoring invalid cipher suites: %v"},
 	{"EGD0420", "", "%s: what it applies to is denied (not-supported)"},
 	{"EGD0419", "", "ignoring duplicate cipher suites: %v"},

@@ -213,6 +213,7 @@ var faults = []Code{
 	{"EGD0454", "IST0106", "%s: there must be 1 or 2 of them, not %d"},
 	{"EGD0455", "IST0106", "CRL is not supported with SIMPLE TLS"},
 	{"EGD0455", "IST0106", "invalid protocol %q, supported protocols are HTTP, HTTP2, GRPC, GRPC-WEB, HTTPS, TLS, MONGO, REDIS, MYSQL, TCP"},
+	{"EGD0456", "", "an abstract unix socket has no owner and no mode: whoever binds its name first has it, and every process of the network namespace may connect; name a path"},
 	{"EGD0456", "IST0106", "%q is not a valid IP"},
 	{"EGD0456", "IST0106", "%s: expected a mapping"},
 	{"EGD0456", "IST0106", "%s[%s]: expected a string"},
@@ -220,6 +221,8 @@ var faults = []Code{
 	{"EGD0456", "IST0106", "invalid gateway name: %q"},
 	{"EGD0456", "IST0106", "invalid namespace value %q in gateway"},
 	{"EGD0456", "IST0106", "partial wildcard %q not allowed"},
+	{"EGD0456", "", "unix socket %q: the path has %d bytes, and the kernel takes %d"},
+	{"EGD0456", "", "unix socket %q: write its path without dots and double slashes"},
 	{"EGD0456", "IST0106", "short names (non FQDN) are not allowed: %q"},
 
 	{"EGD0551", "IST0106", "connection pool must have at least one field"},
