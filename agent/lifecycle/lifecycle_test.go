@@ -131,7 +131,7 @@ func TestReloadNow(t *testing.T) {
 		l.Reloads(ctx, func(context.Context) { began <- struct{}{}; <-goOn }, func() {})
 	})
 	<-began // the one of who has gone
-	outcome := make(chan Outcome, 1)
+	outcome := make(chan Reloaded, 1)
 	running.Go(func() {
 		o, err := l.ReloadNow(ctx)
 		if err != nil {

@@ -10,8 +10,8 @@ import (
 	"github.com/egressd/egressd/policy/istio"
 )
 
-// Outcome is how the policy is after a reload.
-type Outcome struct {
+// Reloaded is how the policy is after a reload.
+type Reloaded struct {
 	// Policy is the one in force. Its Error is why the files are not.
 	Policy control.PolicyStatus `json:"policy"`
 	// Findings are what is to be said of the files, without notes.
@@ -24,13 +24,13 @@ type Outcome struct {
 type requests struct {
 	asked chan struct{} // has a value when there is one
 	mu    sync.Mutex
-	wait  []chan<- Outcome // of those who wait; each has room for its outcome
+	wait  []chan<- Reloaded // of those who wait; each has room for its outcome
 }
 
 func newRequests() requests { return requests{asked: make(chan struct{}, 1)} }
 
 // ask adds one. done may be nil.
-func (r *requests) ask(done chan<- Outcome) {
+func (r *requests) ask(done chan<- Reloaded) {
 	if done != nil {
 		r.mu.Lock()
 		r.wait = append(r.wait, done)
@@ -43,7 +43,7 @@ func (r *requests) ask(done chan<- Outcome) {
 }
 
 // take begins what was asked for, and is who waits for it.
-func (r *requests) take() []chan<- Outcome {
+func (r *requests) take() []chan<- Reloaded {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	all := r.wait
@@ -57,14 +57,14 @@ func (l *Lifecycle) Reload() { l.reloads.ask(nil) }
 
 // ReloadNow asks as Reload does, and waits until what the files have is in force or is
 // found to be wrong. The error is that of ctx.
-func (l *Lifecycle) ReloadNow(ctx context.Context) (Outcome, error) {
-	done := make(chan Outcome, 1)
+func (l *Lifecycle) ReloadNow(ctx context.Context) (Reloaded, error) {
+	done := make(chan Reloaded, 1)
 	l.reloads.ask(done)
 	select {
 	case o := <-done:
 		return o, nil
 	case <-ctx.Done():
-		return Outcome{}, context.Cause(ctx)
+		return Reloaded{}, context.Cause(ctx)
 	}
 }
 
@@ -91,7 +91,7 @@ func (l *Lifecycle) Reloads(ctx context.Context, written func(context.Context), 
 }
 
 // readAgain reloads, and says what came of it where that is not said yet.
-func (l *Lifecycle) readAgain() Outcome {
+func (l *Lifecycle) readAgain() Reloaded {
 	before, _ := l.o.Policy.Report()
 	l.o.Policy.Reload()
 	now, findings := l.o.Policy.Report()
@@ -102,5 +102,5 @@ func (l *Lifecycle) readAgain() Outcome {
 	case before.Hash == now.Hash:
 		l.log.Info("the policy has not changed", "hash", short(now.Hash))
 	}
-	return Outcome{Policy: now, Findings: findings, Changed: before.Hash != now.Hash}
+	return Reloaded{Policy: now, Findings: findings, Changed: before.Hash != now.Hash}
 }

@@ -41,14 +41,14 @@ its files by itself: reload tells what came of them. Only root may reload.`,
 			if err != nil {
 				return err
 			}
-			var o lifecycle.Outcome
+			var o lifecycle.Reloaded
 			if err := json.Unmarshal(body, &o); err != nil {
 				return told(err)
 			}
 			if asJSON {
 				_, err = e.stdout.Write(body)
 			} else {
-				printOutcome(e, o)
+				printReloaded(e, o)
 			}
 			if err == nil && (o.Policy.Error != "" || o.Policy.Failed != nil) {
 				return exitError{exitFinding}
@@ -64,8 +64,8 @@ its files by itself: reload tells what came of them. Only root may reload.`,
 	return cmd
 }
 
-// printOutcome says in words what came of a reload.
-func printOutcome(e env, o lifecycle.Outcome) {
+// printReloaded says in words what came of a reload.
+func printReloaded(e env, o lifecycle.Reloaded) {
 	p := o.Policy
 	why := p.Error
 	for _, f := range o.Findings {
