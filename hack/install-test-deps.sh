@@ -78,6 +78,7 @@ for set in "${@:-test}"; do
 		need_command nft nftables
 		need_command iptables iptables
 		need_command jq jq
+		need_command rpm rpm
 		need_command openssl openssl
 		need_command pgrep procps
 		need_file /lib/systemd/systemd systemd
