@@ -34,6 +34,7 @@ func (a *Agent) serveInterfaces(ctx context.Context, serve func(func() error)) e
 			return explain.Explain(s, a.names, q)
 		},
 		Unload:  func() { a.unloadOnce.Do(func() { close(a.unload) }) },
+		Reload:  func(ctx context.Context) (any, error) { return a.life.ReloadNow(ctx) },
 		Metrics: promhttp.HandlerFor(metrics, promhttp.HandlerOpts{DisableCompression: true}), NotReady: a.ready.Err, Alive: a.check,
 		Server: func() admin.About {
 			return admin.About{Version: a.opts.Version, Started: a.started, Ready: a.ready.Err() == nil}

@@ -25,6 +25,11 @@ for set in "${@:-test}"; do
 		need_command git git
 		need_command python3 python3
 		need_command node nodejs
+		need_command npm npm
+		need_command pip3 python3-pip
+		/usr/bin/python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+		need_command sudo sudo
+		need_command make make
 		need_file /usr/bin/nc netcat-openbsd
 		need_command ip iproute2
 		need_command nft nftables
@@ -74,6 +79,7 @@ for set in "${@:-test}"; do
 		need_command nft nftables
 		need_command iptables iptables
 		need_command jq jq
+		need_command rpm rpm
 		need_command openssl openssl
 		need_command pgrep procps
 		need_file /lib/systemd/systemd systemd

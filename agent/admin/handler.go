@@ -25,6 +25,7 @@ const (
 	PathSeen    = "/seen"
 	PathConfig  = "/config_dump"
 	PathUnload  = "/unload"
+	PathReload  = "/reload"
 )
 
 // Bounds of one admin interface.
@@ -55,6 +56,9 @@ type View struct {
 	Snapshot func() *policy.Snapshot
 	// Unload asks the daemon to remove everything and end. It does not wait.
 	Unload func()
+	// Reload reads the policy again, waits until it is in force or found to be wrong,
+	// and is how it is then. The error is that of the context.
+	Reload func(context.Context) (any, error)
 	// Metrics writes the metrics.
 	Metrics http.Handler
 	// NotReady is why the daemon is not ready, nil: it is. Alive says whether its loops
@@ -106,9 +110,25 @@ func (s View) Admin(change bool) http.Handler {
 			w.WriteHeader(http.StatusAccepted)
 			s.Unload()
 		})
+		mux.HandleFunc("POST "+PathReload, s.serveReload)
 		return mux
 	}
 	return ui.SameOrigin(mux)
+}
+
+// reloadWait is how long a reload may take.
+const reloadWait = 10 * time.Minute
+
+// serveReload answers "egressd reload".
+func (s View) serveReload(w http.ResponseWriter, r *http.Request) {
+	// WriteWait is for answers that are there. One who hangs up earlier ends the wait.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(reloadWait)) // where there is one
+	outcome, err := s.Reload(r.Context())
+	if err != nil {
+		http.Error(w, "the reload was not finished: "+err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	writeJSON(w, outcome)
 }
 
 // atMost bounds how many of a kind of request are served at a time.

@@ -122,7 +122,7 @@ func TestAdmin(t *testing.T) {
 	refused := errors.New("no such workload")
 	var now *policy.Snapshot
 	var asked explain.Question
-	var unexplained, notReady error
+	var unexplained, notReady, cut error
 	unloads := 0
 	s := View{
 		Status: func() any { return map[string]bool{"ready": true} }, Unload: func() { unloads++ }, Snapshot: func() *policy.Snapshot { return now },
@@ -133,6 +133,7 @@ func TestAdmin(t *testing.T) {
 		},
 		Metrics:  http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "egressd_up 1") }),
 		NotReady: func() error { return notReady }, Alive: func(context.Context) error { return notReady },
+		Reload: func(context.Context) (any, error) { return map[string]bool{"changed": true}, cut },
 	}
 	get := func(h http.Handler, method, target string) (int, string) {
 		w := httptest.NewRecorder()
@@ -159,6 +160,10 @@ func TestAdmin(t *testing.T) {
 		{"unload at a port", "POST", PathUnload, nil, s.Admin(false), 404, ""},
 		{"unload by a link", "GET", PathUnload, nil, s.Admin(true), 405, ""},
 		{"unload", "POST", PathUnload, nil, s.Admin(true), 202, ""},
+		{"reload at a port", "POST", PathReload, nil, s.Admin(false), 404, ""},
+		{"reload by a link", "GET", PathReload, nil, s.Admin(true), 405, ""},
+		{"reload", "POST", PathReload, nil, s.Admin(true), 200, `"changed": true`},
+		{"a reload that is cut off", "POST", PathReload, func() { cut = refused }, s.Admin(true), 503, "the reload was not finished: " + refused.Error()},
 		{"metrics", "GET", "/metrics", nil, s.StatusPort(), 200, "egressd_up 1"},
 		{"metrics as of Envoy", "GET", "/stats/prometheus", nil, s.StatusPort(), 200, "egressd_up 1"},
 		{"ready", "GET", "/healthz/ready", nil, s.HealthPort(), 200, "ready"},

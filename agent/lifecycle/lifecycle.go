@@ -3,7 +3,6 @@
 package lifecycle
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"time"
@@ -48,15 +47,14 @@ type Options struct {
 
 // Lifecycle tells how a daemon is. Make one with New.
 type Lifecycle struct {
-	o   Options
-	log *slog.Logger
-	// reloads has a value when somebody asked for one.
-	reloads chan struct{}
+	o       Options
+	log     *slog.Logger
+	reloads requests
 }
 
 // New makes one of a daemon that has said nothing yet.
 func New(o Options) *Lifecycle {
-	return &Lifecycle{o: o, log: o.Log, reloads: make(chan struct{}, 1)}
+	return &Lifecycle{o: o, log: o.Log, reloads: newRequests()}
 }
 
 // Starts says that the daemon starts; over: one that runs.
@@ -119,33 +117,6 @@ func (l *Lifecycle) summary() string {
 	return "Ready: " + in
 }
 
-// Reload asks for the policy to be read again, as if its files had changed. It does not
-// wait.
-func (l *Lifecycle) Reload() {
-	select {
-	case l.reloads <- struct{}{}:
-	default: // one is asked for, and has not begun
-	}
-}
-
-// Reloads does what Reload asks for, until ctx ends. written returns when no file is
-// being written, and also reads what else is to be read again.
-func (l *Lifecycle) Reloads(ctx context.Context, written func(context.Context), also func()) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-l.reloads:
-			l.o.Manager.Reloading()
-			written(ctx) // half of a file is no policy that was asked for
-			l.log.Info("the policy is read again, because a reload was requested")
-			also()
-			l.readAgain()
-			l.o.Manager.Ready(l.summary())
-		}
-	}
-}
-
 // FilesChanged follows a change of the files.
 func (l *Lifecycle) FilesChanged() {
 	l.readAgain()
@@ -156,20 +127,6 @@ func (l *Lifecycle) FilesChanged() {
 func (l *Lifecycle) ObjectsChanged() {
 	l.o.Policy.ReloadObjects()
 	l.o.Manager.Status(l.summary())
-}
-
-// readAgain reloads, and says what came of it where that is not said yet.
-func (l *Lifecycle) readAgain() {
-	before, _ := l.o.Policy.Report()
-	l.o.Policy.Reload()
-	now, _ := l.o.Policy.Report()
-	switch {
-	case now.Error != "":
-	case before.Error != "":
-		l.log.Info("the policy's files are good again; their policy is in force", "hash", short(now.Hash))
-	case before.Hash == now.Hash:
-		l.log.Info("the policy has not changed", "hash", short(now.Hash))
-	}
 }
 
 // short is as much of a hash as people read.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -110,6 +111,57 @@ func TestReload(t *testing.T) {
 			t.Errorf("%s: the objects changed", c.what)
 		}
 	}
+}
+
+// TestReloadNow: who waits for a reload hears what came of one that began after he asked,
+// and who does not want to wait any more is let go.
+func TestReloadNow(t *testing.T) {
+	d := &daemon{now: control.PolicyStatus{Hash: hash}, reloaded: control.PolicyStatus{Hash: "ffff", Error: "line 3"}}
+	l := d.lifecycle(policy.Enforce, true)
+	gone, leave := context.WithCancelCause(t.Context())
+	leave(errTest)
+	if o, err := l.ReloadNow(gone); !errors.Is(err, errTest) {
+		t.Errorf("nobody reloads: %+v, %v", o, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	began, goOn := make(chan struct{}), make(chan struct{})
+	var running sync.WaitGroup
+	running.Go(func() {
+		l.Reloads(ctx, func(context.Context) { began <- struct{}{}; <-goOn }, func() {})
+	})
+	<-began // the one of who has gone
+	outcome := make(chan Reloaded, 1)
+	running.Go(func() {
+		o, err := l.ReloadNow(ctx)
+		if err != nil {
+			t.Error(err)
+		}
+		outcome <- o
+	})
+	for { // until it is asked for
+		l.reloads.mu.Lock()
+		n := len(l.reloads.wait)
+		l.reloads.mu.Unlock()
+		if n > 0 {
+			break
+		}
+		runtime.Gosched()
+	}
+	goOn <- struct{}{}
+	<-began // what was asked for meanwhile has a reload of its own
+	select {
+	case o := <-outcome:
+		t.Errorf("told before it was done: %+v", o)
+	default:
+	}
+	d.now = control.PolicyStatus{Hash: hash}
+	goOn <- struct{}{}
+	if o := <-outcome; o.Policy.Error != "line 3" || !o.Changed {
+		t.Errorf("%+v", o)
+	}
+	cancel()
+	running.Wait()
 }
 
 // TestEndings: who ends says what traffic can do from then on.

@@ -193,6 +193,9 @@ func commandError(e env, err error) error {
 	for kind, code := range map[error]int{exec.ErrNotFound: exitNotFound, exec.ErrNotExecutable: exitNotExecutable} {
 		if errors.Is(err, kind) {
 			fmt.Fprintln(e.stderr, "egressd:", quote.Lines(err.Error()))
+			if code == exitNotFound && e.getenv("SUDO_USER") != "" {
+				fmt.Fprintln(e.stderr, `egressd: sudo has a search path of its own; yours is handed on by: sudo env "PATH=$PATH" egressd exec ...`)
+			}
 			return exitError{code}
 		}
 	}

@@ -51,8 +51,13 @@ node's gateway does with it is explained.`,
   sudo egressd explain --pod shop/web-7d4b9c-x2x9p https://api.example.com/
   sudo egressd explain --from 203.0.113.7 https://shop.example.com/cart
   egressd explain --config gateway/ --gateway-selector istio=ingressgateway --gateway shop/edge http://shop.example.com/`,
-		Args: usageArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if printed, err := short.printed(e.stdout); printed {
+				return err
+			}
+			if len(args) != 1 {
+				return usageError{fmt.Errorf("give one URL, HOST:PORT or ADDRESS:PORT to explain, not %d", len(args))}
+			}
 			asJSON, err := out.json()
 			if err != nil {
 				return err

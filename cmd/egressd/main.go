@@ -113,13 +113,13 @@ acts on its traffic, a Gateway is the entrance for the way in.`,
 			if len(args) > 0 {
 				return usageError{fmt.Errorf("unknown command %q", args[0])}
 			}
-			return usageError{errors.New("say what to do: run, exec, check, test, diff, replay, explain, flows, top, suggest, status, unload, demo or version")}
+			return usageError{errors.New("say what to do: run, exec, check, test, diff, replay, explain, flows, top, suggest, status, reload, unload, demo or version")}
 		},
 		RunE: func(*cobra.Command, []string) error { return nil },
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	cmd.AddCommand(
-		runCommand(e), execCommand(e), unloadCommand(e),
+		runCommand(e), execCommand(e), reloadCommand(e), unloadCommand(e),
 		checkCommand(e), testCommand(e), diffCommand(e), replayCommand(e), explainCommand(e), flowsCommand(e), topCommand(e), suggestCommand(e), logLevelCommand(e), statusCommand(e),
 		demoCommand(e), demoClientCommand(e), probeCommand(e), versionCommand(e), commandTreeCommand(e),
 	)

@@ -106,7 +106,7 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"check"}, "give a PATH with the policy"},
 		{[]string{"check", "-o", "yaml", good}, "-o is text or json"},
 		{[]string{"check", "--gateway-selector", "istio", good}, `"istio" is not a label`},
-		{[]string{"explain"}, "accepts 1 arg(s)"},
+		{[]string{"explain"}, "give one URL"},
 		{[]string{"explain", "a.example"}, "give a URL, HOST:PORT or IP:PORT"},
 		{[]string{"explain", "a.example:0"}, "1 to 65535"},
 		{[]string{"explain", "a.example:80/sctp"}, "tcp or udp"},

@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/egressd/egressd/internal/testenv"
 )
 
 // recipes are the pages of docs/recipes, by name.
@@ -32,27 +34,6 @@ func recipes(t *testing.T) map[string]string {
 	return out
 }
 
-// block is a file or commands in a page. Name is the file's: the last thing in backquotes
-// before it.
-type block struct{ kind, name, text string }
-
-var (
-	fence    = regexp.MustCompile("(?ms)^```([a-z-]+)\n(.*?)^```$")
-	fileName = regexp.MustCompile("(?m)^`([^`\n]+)`")
-)
-
-func blocks(page string) (out []block) {
-	at := 0
-	for _, m := range fence.FindAllStringSubmatchIndex(page, -1) {
-		b := block{kind: page[m[2]:m[3]], text: page[m[4]:m[5]]}
-		if names := fileName.FindAllStringSubmatch(page[at:m[0]], -1); len(names) > 0 {
-			b.name = names[len(names)-1][1]
-		}
-		out, at = append(out, b), m[1]
-	}
-	return out
-}
-
 // TestRecipes: what the recipes tell people to write is good: lists and policies compile,
 // workflows are YAML, and each line that calls egressd has verbs and flags that there are,
 // and files that the page has.
@@ -62,32 +43,32 @@ func TestRecipes(t *testing.T) {
 			dir := t.TempDir()
 			files := map[string]string{} // what is said on the page, and where it is here
 			var lines []string
-			for _, b := range blocks(text) {
-				switch b.kind {
+			for _, b := range testenv.Blocks(text) {
+				switch b.Kind {
 				case "text", "yaml":
-					if b.name == "" {
-						t.Fatalf("a file without a name:\n%s", b.text)
+					if b.Name == "" {
+						t.Fatalf("a file without a name:\n%s", b.Text)
 					}
-					files[b.name] = filepath.Join(dir, filepath.Base(b.name))
-					if err := os.WriteFile(files[b.name], []byte(b.text), 0o644); err != nil {
+					files[b.Name] = filepath.Join(dir, filepath.Base(b.Name))
+					if err := os.WriteFile(files[b.Name], []byte(b.Text), 0o644); err != nil {
 						t.Fatal(err)
 					}
-					if strings.HasSuffix(b.name, ".txt") {
-						good(t, "check", "--allow-file", files[b.name])
-					} else if strings.Contains(b.text, "apiVersion:") {
-						good(t, "check", files[b.name])
+					if strings.HasSuffix(b.Name, ".txt") {
+						good(t, "check", "--allow-file", files[b.Name])
+					} else if strings.Contains(b.Text, "apiVersion:") {
+						good(t, "check", files[b.Name])
 					} else {
-						lines = append(lines, scripts(t, b.text)...)
+						lines = append(lines, scripts(t, b.Text)...)
 					}
 				case "sh", "ini":
-					lines = append(lines, strings.Split(b.text, "\n")...)
+					lines = append(lines, strings.Split(b.Text, "\n")...)
 				case "json":
-					if err := yaml.Unmarshal([]byte(b.text), new(any)); err != nil {
+					if err := yaml.Unmarshal([]byte(b.Text), new(any)); err != nil {
 						t.Error(err)
 					}
 				case "text-output":
 				default:
-					t.Errorf("a block of the kind %q", b.kind)
+					t.Errorf("a block of the kind %q", b.Kind)
 				}
 			}
 			for _, line := range lines {

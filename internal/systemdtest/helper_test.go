@@ -20,7 +20,14 @@ import (
 	"github.com/egressd/egressd/internal/world"
 )
 
-func TestMain(m *testing.M) { os.Exit(testenv.Main(m)) }
+func TestMain(m *testing.M) {
+	code := testenv.Main(m)
+	if err := os.RemoveAll(built.dir); built.dir != "" && err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
 
 // soon is how long what comes by itself may take on a busy machine.
 const soon = time.Minute

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -19,31 +20,87 @@ import (
 	"github.com/egressd/egressd/internal/world"
 )
 
-// With the .deb, on a machine whose files are all its own.
+// With the packages, on a machine whose files are all its own.
 
-// newer is the version that the machine is upgraded to.
-const newer = "0.1.1"
+// older and newer are the versions that the machine is installed with and upgraded to.
+const older, newer = "0.1.0", "0.1.1"
 
-// deb builds a package of a version, and is its path.
-func (m *Machine) deb(t *testing.T, version string) string {
-	t.Helper()
-	build := func(dir string, args ...string) {
-		cmd := exec.Command("go", append([]string{"build", "-C", filepath.Join(m.top, dir)}, args...)...)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%q: %v: %s", args, err, out)
+// otherTables makes a program that cannot go on with the tables of the one before, as a
+// newer version may.
+const otherTables = " -X github.com/egressd/egressd/loader/layout.meaning=other"
+
+// pair are the packages of a version.
+type pair struct{ deb, rpm string }
+
+// built are the packages of both versions, which the first test that needs them makes, and
+// where they are.
+var built struct {
+	once          sync.Once
+	dir           string
+	first, second pair
+	err           error
+}
+
+// source is where a version is built from: EGRESSD_FROM names a commit for the older one.
+func source(version, dir string) (string, error) {
+	top, err := filepath.Abs("../..")
+	commit := os.Getenv("EGRESSD_FROM")
+	if err != nil || commit == "" || version != older {
+		return top, err
+	}
+	dir = filepath.Join(dir, "source")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	if out, err := exec.Command("sh", "-c", `git -C "$0" archive "$1" | tar -x -C "$2"`, top, commit, dir).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	return dir, nil
+}
+
+// packages builds the packages of a version.
+func packages(version, flags, dir string) (pair, error) {
+	top, err := source(version, dir)
+	if err != nil {
+		return pair{}, err
+	}
+	out := filepath.Join(dir, version)
+	if err := os.MkdirAll(out, 0o755); err != nil {
+		return pair{}, err
+	}
+	for _, command := range [][]string{
+		{"go", "build", "-C", top, "-buildvcs=false", "-ldflags", "-s -w -X main.version=" + version + flags, "-o", out + "/egressd", "./cmd/egressd"},
+		{"go", "build", "-C", filepath.Join(top, "hack/packages"), "-buildvcs=false", "-o", out + "/packages", "."},
+		{out + "/packages", "-top", top, "-version", version, "-o", out, runtime.GOARCH + "=" + out + "/egressd"},
+	} {
+		cmd := exec.Command(command[0], command[1:]...)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "SOURCE_DATE_EPOCH=1700000000")
+		if said, err := cmd.CombinedOutput(); err != nil {
+			return pair{}, fmt.Errorf("%q: %w: %s", command, err, said)
 		}
 	}
-	out := filepath.Join(m.Dir, version)
-	must(t, os.MkdirAll(out, 0o755))
-	build("", "-ldflags", "-s -w -X main.version="+version, "-o", out+"/egressd", "./cmd/egressd")
-	build("hack/packages", "-o", out+"/packages", ".")
-	cmd := exec.Command(out+"/packages", "-top", m.top, "-version", version, "-o", out, runtime.GOARCH+"="+out+"/egressd")
-	cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH=1700000000")
-	if said, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, said)
+	arch := map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH]
+	return pair{filepath.Join(out, "egressd_"+version+"_"+runtime.GOARCH+".deb"), filepath.Join(out, "egressd-"+version+"-1."+arch+".rpm")}, nil
+}
+
+// buildPackages fills built.
+func buildPackages() {
+	if built.dir, built.err = os.MkdirTemp("", "egressd-packages-"); built.err != nil {
+		return
 	}
-	return filepath.Join(out, "egressd_"+version+"_"+runtime.GOARCH+".deb")
+	if built.first, built.err = packages(older, "", built.dir); built.err == nil {
+		built.second, built.err = packages(newer, otherTables, built.dir)
+	}
+}
+
+// bring copies a package to the machine.
+func (m *Machine) bring(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	must(t, err)
+	to := filepath.Join(m.Dir, filepath.Base(path))
+	must(t, os.WriteFile(to, b, 0o644))
+	return to
 }
 
 // run runs a command of the machine, which must succeed.
@@ -107,12 +164,15 @@ func (m *Machine) left(paths ...string) (found []string) {
 	return found
 }
 
-// packageMachine has nothing of egressd yet but two packages.
-func packageMachine(t *testing.T) (m *Machine, first, second string) {
+// packageMachine has nothing of egressd yet but packages of two versions.
+func packageMachine(t *testing.T) (m *Machine, first, second pair) {
 	t.Helper()
 	m = machine(t)
 	must(t, os.Remove(filepath.Join(m.Dir, "bin/egressd")), os.WriteFile(filepath.Join(m.Dir, "whole"), nil, 0o644))
-	first, second = m.deb(t, "0.1.0"), m.deb(t, newer)
+	built.once.Do(buildPackages)
+	must(t, built.err)
+	first = pair{m.bring(t, built.first.deb), m.bring(t, built.first.rpm)}
+	second = pair{m.bring(t, built.second.deb), m.bring(t, built.second.rpm)}
 	must(t, m.Boot())
 	out := "append:" + filepath.Join(m.Dir, unit+".log")
 	must(t, m.Write("systemd/system/"+unit+".d/test.conf", fmt.Sprintf("[Service]\nStandardOutput=%s\nStandardError=%[1]s\n", out)))
@@ -125,7 +185,7 @@ func TestPackage(t *testing.T) {
 	m.open(t)
 
 	// Installed, it does nothing, and it does nothing when it is started without a policy.
-	m.run(t, "dpkg", "--no-triggers", "-i", first)
+	m.run(t, "dpkg", "--no-triggers", "-i", first.deb)
 	if out, err := m.Systemctl("is-enabled", unit); err == nil || strings.TrimSpace(out) != "disabled" {
 		t.Errorf("it is %q: %v", out, err)
 	}
@@ -145,13 +205,14 @@ func TestPackage(t *testing.T) {
 		t.Error("nothing is attached")
 	}
 
-	m.upgrade(t, second)
+	m.replace(t, newer, "dpkg", "--no-triggers", "-i", second.deb)
+	m.replace(t, older, "dpkg", "--no-triggers", "-i", first.deb) // a way back
 
 	// A policy that was changed, and one with a mistake.
 	m.nothingEscapes(t, func() {
 		m.allow(t, "api2", world.API2)
 		m.systemctl(t, "reload", unit)
-		must(t, m.await(soon, func() error { return m.curl(later) }))
+		must(t, m.curl(later))
 		m.run(t, "sh", "-c", "echo 'kind: [' >/etc/egressd/api2.yaml")
 		if _, err := m.Systemctl("reload", unit); err == nil {
 			t.Error("a policy with a mistake is reloaded")
@@ -160,6 +221,7 @@ func TestPackage(t *testing.T) {
 	})
 
 	// Removed, it lets go; what somebody wrote stays.
+	m.run(t, "sh", "-c", "echo x >/var/log/egressd/access.log-20260101.gz; echo x >/etc/egressd/credentials/own.key")
 	m.run(t, "dpkg", "--no-triggers", "-r", "egressd")
 	m.open(t)
 	if n := m.attached(t); n != 0 {
@@ -173,11 +235,14 @@ func TestPackage(t *testing.T) {
 		t.Errorf("%q are left", found)
 	}
 
-	// Purged, there was never anything.
-	m.run(t, "dpkg", "--no-triggers", "-P", "egressd")
-	if found := m.left("/etc/egressd", "/etc/default/egressd", "/etc/logrotate.d/egressd", "/var/lib/egressd", "/var/log/egressd", "/run/egressd",
-		"/sys/fs/bpf/egressd", "/usr/share/doc/egressd", "/etc/systemd/system/multi-user.target.wants/"+unit); len(found) != 0 {
-		t.Errorf("%q are left", found)
+	// Purged, nothing of the package's is left, and what somebody wrote still stays: it is
+	// named.
+	said := m.run(t, "sh", "-c", "dpkg --no-triggers -P egressd 2>&1")
+	m.stays(t, "/etc/egressd/api2.yaml", "/etc/egressd/credentials/own.key", "/etc/egressd/googleapis.yaml")
+	for _, want := range []string{"files that are not the package's stay", "  /etc/egressd/api2.yaml\n", "  /etc/egressd/googleapis.yaml\n"} {
+		if !strings.Contains(said+"\n", want) {
+			t.Errorf("dpkg does not say %q: %s", want, said)
+		}
 	}
 	// The kernel's own end in .debug.
 	if out := m.run(t, "find", "/sys/fs/bpf", "-mindepth", "1", "-not", "-name", "*.debug"); out != "" {
@@ -186,21 +251,30 @@ func TestPackage(t *testing.T) {
 	m.open(t)
 }
 
-// upgrade installs a newer package while there is load: no request fails, nothing escapes.
-func (m *Machine) upgrade(t *testing.T, deb string) {
+// stays fails the test unless these files, and nothing else, are left of egressd.
+func (m *Machine) stays(t *testing.T, files ...string) {
+	t.Helper()
+	found := m.run(t, "sh", "-c", "find /etc /var /run/egressd /usr/bin /usr/lib/systemd /usr/share /sys/fs/bpf -path '*egressd*' ! -type d ! -name test.conf 2>/dev/null | sort")
+	if want := strings.Join(files, "\n"); found != want {
+		t.Errorf("these are left:\n%s\nwant\n%s", found, want)
+	}
+}
+
+// replace installs another version while there is load: no request fails, nothing escapes.
+func (m *Machine) replace(t *testing.T, version string, install ...string) {
 	t.Helper()
 	m.nothingEscapes(t, func() {
 		load := m.start(t, "user.slice/load", "load", allowed)
 		m.grows(t, m.World.GoogleAPIs.Hits)
 		before, err := m.Main(unit)
 		must(t, err)
-		m.run(t, "dpkg", "--no-triggers", "-i", deb)
+		m.run(t, install...)
 		must(t, m.Is(soon, unit, "ActiveState", "active"))
 		if after, err := m.Main(unit); err != nil || after == before || after == 0 {
 			t.Errorf("its process was %d, and is %d: %v", before, after, err)
 		}
-		if out := m.run(t, "egressd", "version"); !strings.Contains(out, newer) {
-			t.Errorf("the version is %s", out)
+		if out := m.run(t, "egressd", "status", "-o", "json"); !strings.Contains(out, `"version": "`+version+`"`) {
+			t.Errorf("another version than %s runs: %s", version, out[:min(len(out), 200)])
 		}
 		m.grows(t, m.World.GoogleAPIs.Hits)
 		if out := load.end(t); !strings.Contains(out, ", failed 0") || strings.Contains(out, "requests 0,") {
@@ -213,7 +287,7 @@ func (m *Machine) upgrade(t *testing.T, deb string) {
 // TestPackageGoes is removed while it is at work, and is purged at once.
 func TestPackageGoes(t *testing.T) {
 	m, first, _ := packageMachine(t)
-	m.run(t, "dpkg", "--no-triggers", "-i", first)
+	m.run(t, "dpkg", "--no-triggers", "-i", first.deb)
 	m.allow(t, "googleapis", world.GoogleAPIs)
 	m.systemctl(t, "enable", "--now", unit)
 	must(t, m.Is(soon, unit, "ActiveState", "active"))

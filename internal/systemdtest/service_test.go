@@ -6,6 +6,7 @@ package systemdtest
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -75,7 +76,7 @@ func TestReload(t *testing.T) {
 		must(t, err)
 		m.allow(t, "api2", world.API2)
 		m.systemctl(t, "reload", unit)
-		must(t, m.await(soon, func() error { return m.get(t, later) }))
+		must(t, m.get(t, later)) // in force, and not some time later
 		if after, err := m.Main(unit); err != nil || after != before {
 			t.Errorf("its process was %d, and is %d: %v", before, after, err)
 		}
@@ -84,8 +85,14 @@ func TestReload(t *testing.T) {
 		if _, err := m.Systemctl("reload", unit); err == nil {
 			t.Error("a policy with a mistake is reloaded")
 		}
-		must(t, m.inFile(unit+".log", "api2.yaml"))
-		must(t, m.get(t, later), m.Is(soon, unit, "ActiveState", "active"))
+		must(t, m.inFile(unit+".log", "/etc/egressd/api2.yaml:2: error: "), m.inFile(unit+".log", "egressd: the policy was not reloaded: it has errors"),
+			m.inFile(unit+".log", " stays in force, also for new connections"))
+		must(t, m.get(t, later), m.Is(soon, unit, "ActiveState", "active"), m.Is(soon, unit, "Result", "success"))
+		must(t, os.Remove(m.etc("egressd/api2.yaml")))
+		m.systemctl(t, "reload", unit)
+		if m.get(t, later) == nil {
+			t.Error("what was taken out of the policy is allowed when the reload is done")
+		}
 	})
 }
 

@@ -51,6 +51,7 @@ type Origin struct {
 	release chan struct{}
 	running sync.WaitGroup
 	servers []*http.Server
+	handler http.Handler // nil: none in its place
 }
 
 // Echo is what an Origin says about a request that it got.
@@ -74,6 +75,8 @@ type OriginConfig struct {
 	V4, V6 netip.Addr
 	HTTP   []uint16 // default 80
 	HTTPS  []uint16 // default 443
+	// Handler answers in the place of what the type Origin says; nil: nothing else does.
+	Handler http.Handler
 }
 
 // Hits counts the requests that reached the origin.
@@ -132,7 +135,7 @@ func (w *World) AddOrigin(c OriginConfig) (*Origin, error) {
 	}
 	o := &Origin{
 		Name: c.Names[0], Names: c.Names, V4: c.V4, V6: c.V6,
-		flaky: map[string]int{}, release: make(chan struct{}),
+		flaky: map[string]int{}, release: make(chan struct{}), handler: c.Handler,
 	}
 	cert, err := w.ca.issue(c.Names, o.Addrs())
 	if err != nil {
@@ -212,6 +215,10 @@ func (o *Origin) close() {
 // ServeHTTP answers as the type's comment says.
 func (o *Origin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	o.hits.Add(1)
+	if o.handler != nil {
+		o.handler.ServeHTTP(w, r)
+		return
+	}
 	w.Header().Set("X-Origin", o.Name)
 	path := r.URL.Path
 	switch {

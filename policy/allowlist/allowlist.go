@@ -87,6 +87,9 @@ func split(s string) (host, ports string, err error) {
 		}
 		return address + bits, ports, nil
 	}
+	if strings.Contains(s, "@") {
+		return "", "", errors.New("a user and a password are no part of a destination; write HOST:PORT")
+	}
 	if strings.Count(s, ":") > 1 {
 		return "", "", errors.New("an IPv6 address stands in brackets, as in [2001:db8::1]:443, a network as in [2001:db8::]/32:443")
 	}
@@ -121,6 +124,9 @@ func (d *Item) setHost(s string) (err error) {
 	}
 	if network {
 		return errors.New("a whole host is allowed, not a path on it; a VirtualService can deny paths")
+	}
+	if s != "" && strings.Trim(s, "0123456789") == "" {
+		return errors.New("it is a port without a host; write HOST:PORT, and the host again for each port")
 	}
 	if d.Host, err = hostname.ParsePattern(s); err != nil {
 		return fmt.Errorf("it is no host name: %w", err)
@@ -245,6 +251,7 @@ type object struct {
 func Lines(prefix, data string) (Items, error) {
 	l := Items{prefix: prefix}
 	var errs []error
+	data = strings.TrimPrefix(data, "\ufeff") // some editors begin files so
 	for n, line := range strings.Split(data, "\n") {
 		text, _, _ := strings.Cut(line, "#")
 		item := strings.TrimSpace(text)

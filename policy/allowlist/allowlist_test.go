@@ -51,7 +51,9 @@ func TestParse(t *testing.T) {
 		"10.0.0.0/33:80":               "no network",
 		"api.example.com/v1":           "a whole host",
 		"https://api.example.com/v1":   "a whole host",
-		"https://me@api.example.com":   "no host name",
+		"https://me@api.example.com":   "a user and a password",
+		"me:pw@api.example.com:443":    "a user and a password",
+		"80":                           "a port without a host",
 		"tcp://api.example.com":        "write one after the host",
 		"gopher://api.example.com":     `scheme "gopher" is not known`,
 		"api.example.com:":             "port is missing",
@@ -123,7 +125,7 @@ func TestLines(t *testing.T) {
 // FuzzLines: what is read is a policy without errors, and nothing of a line gets out
 // of its place in it.
 func FuzzLines(f *testing.F) {
-	for _, s := range []string{"api.example.com", "*:443", "*", "udp://[2001:db8::]/32:123", "0.0.0.0/0:1", "a:1\nb:2-9 # c", "x\"y:1", "https://a/"} {
+	for _, s := range []string{"api.example.com", "\ufeffapi.example.com", "*:443", "*", "udp://[2001:db8::]/32:123", "0.0.0.0/0:1", "a:1\nb:2-9 # c", "x\"y:1", "https://a/"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, data string) {

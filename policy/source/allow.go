@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/egressd/egressd/policy/allowlist"
@@ -72,6 +73,16 @@ func prefix(n int) string {
 // sources are the lists themselves.
 func (c *AllowCache) sources() ([]istio.File, error) {
 	var out []istio.File
+	for _, item := range c.Allow.Items {
+		if strings.TrimSpace(item) == "" {
+			return nil, errors.New(AllowFlag + ` "": it is empty: a variable that is not set, or a comma too much`)
+		}
+	}
+	for _, path := range c.Allow.Paths {
+		if info, err := os.Stat(path); err == nil && info.IsDir() {
+			return nil, fmt.Errorf("--allow-file %s: it is a directory; name the list", path)
+		}
+	}
 	if len(c.Allow.Items) > 0 {
 		out = append(out, istio.File{Name: AllowFlag, Data: []byte(strings.Join(c.Allow.Items, "\n"))})
 	}
@@ -79,7 +90,10 @@ func (c *AllowCache) sources() ([]istio.File, error) {
 		return out, nil
 	}
 	files, err := c.lists.Files(c.Allow.Paths)
-	return append(out, files...), err
+	if err != nil {
+		return nil, fmt.Errorf("--allow-file: %w", err)
+	}
+	return append(out, files...), nil
 }
 
 // Files are the objects of all lists, as files with the lists' names and lines. The
