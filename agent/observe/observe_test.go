@@ -158,7 +158,9 @@ func TestTelemetryChangesSnapshot(t *testing.T) {
 		}
 		return s
 	}
-	one := func(filter string) *policy.Telemetry { return &policy.Telemetry{Logs: []policy.TelemetryLog{{Filter: filter}}} }
+	one := func(filter string) *policy.Telemetry {
+		return &policy.Telemetry{Logs: []policy.TelemetryLog{{Filter: filter}}}
+	}
 	if a, b := of(), of(one("true")); a.Same(b) || a.Hash() != b.Hash() || b.Same(of(one("false"))) || !b.Same(of(one("true"))) {
 		t.Errorf("same %t, hashes %s %s", a.Same(b), a.Hash(), b.Hash())
 	}

@@ -39,7 +39,7 @@ type receiver struct {
 	*httptest.Server
 	spans chan got
 	tags  chan map[string]string // of spans in Zipkin's format
-	code  int // of its answers; 0: 200
+	code  int                    // of its answers; 0: 200
 }
 
 func newReceiver(t *testing.T) *receiver {
