@@ -151,7 +151,7 @@ func (f observerFunc) Observe(s *flow.Observation) { f(s) }
 // marks is a Tracer that adds a field.
 type marks struct{ ended chan string }
 
-func (m marks) Begin(in field.List, h *field.List, _ time.Time) session.Span {
+func (m marks) Begin(in field.List, h *field.List, _ time.Time, _ session.Course) session.Span {
 	h.Set("Traceparent", "new after "+in.Get("Traceparent"))
 	return markSpan(m)
 }

@@ -77,6 +77,11 @@ type (
 	StringMatch         = config.StringMatch
 	Subset              = config.Subset
 	TCPRule             = config.TCPRule
+	Telemetry           = config.Telemetry
+	TelemetryLog        = config.TelemetryLog
+	TelemetryTrace      = config.TelemetryTrace
+	TelemetryTag        = config.TelemetryTag
+	TelemetryMetric     = config.TelemetryMetric
 	TLSRule             = config.TLSRule
 	TrafficPolicy       = config.TrafficPolicy
 	Transport           = config.Transport

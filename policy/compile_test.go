@@ -96,7 +96,7 @@ var pending = regexp.MustCompile(`\.(Everybody|Created)\b`)
 
 // position are the fields that say where something is written, and those of logs and
 // traces: nothing is decided by them.
-var position = regexp.MustCompile(`Ref\.(File|Line|Column)$|\.Telemetry\.`)
+var position = regexp.MustCompile(`Ref\.(File|Line|Column)$|\.Telemetry\.|\.Telemetries\[`)
 
 // inert are fields of richConfig that decide nothing.
 var inert = map[string]bool{

@@ -5,8 +5,10 @@ package policy
 import (
 	"bufio"
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"io"
+	"reflect"
 )
 
 // digest is the SHA-256 of a canonical text, or of a set of them: toggled
@@ -105,8 +107,8 @@ func (l *lines) sum(d digest) {
 
 // beside writes what nothing is decided by, with the positions of objects: it tells
 // configurations apart, and not what they decide.
-func (l *lines) beside(m MeshTelemetry) {
-	if l.places != nil && m != (MeshTelemetry{}) {
-		_, _ = fmt.Fprintf(l.places, "%+v", m)
+func (l *lines) beside(m MeshTelemetry, objects []*Telemetry) {
+	if l.places != nil && (!reflect.DeepEqual(m, MeshTelemetry{}) || len(objects) > 0) {
+		_ = json.NewEncoder(l.places).Encode([]any{m, objects}) // a hash takes everything
 	}
 }

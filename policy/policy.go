@@ -98,6 +98,30 @@ func (s *Snapshot) Telemetry() MeshTelemetry {
 	return s.index.cfg.Mesh.Telemetry
 }
 
+// Telemetries are the Telemetry objects, oldest first.
+func (s *Snapshot) Telemetries() []*Telemetry {
+	if s == nil || s.index == nil {
+		return nil
+	}
+	return s.index.cfg.Telemetries
+}
+
+// RootNamespace is that whose objects count for all namespaces.
+func (s *Snapshot) RootNamespace() string {
+	if s == nil || s.index == nil {
+		return DefaultRootNamespace
+	}
+	return s.index.cfg.Mesh.Root()
+}
+
+// GatewayLabels are those of the node's gateway.
+func (s *Snapshot) GatewayLabels() map[string]string {
+	if s == nil || s.index == nil {
+		return nil
+	}
+	return s.index.cfg.GatewaySelector
+}
+
 // Warnings returns what of the Config is left out and not refused.
 func (s *Snapshot) Warnings() []Warning { return s.warnings }
 

@@ -92,7 +92,7 @@ func (s *Snapshot) seal(was *Snapshot) {
 		for _, l := range s.listeners {
 			t.listener(l)
 		}
-		l.beside(s.Telemetry())
+		l.beside(s.Telemetry(), s.Telemetries())
 	})
 	s.hash = hex.EncodeToString(s.sum.decided())
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"path/filepath"
+	"reflect"
 	"sync"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/logfile"
 	"github.com/egressd/egressd/internal/meshmetrics"
+	"github.com/egressd/egressd/internal/telemetry"
 	"github.com/egressd/egressd/internal/tracing"
 	"github.com/egressd/egressd/policy"
 )
@@ -73,6 +75,9 @@ type Audience struct {
 	otlp *accesslog.OTLPWriter // nil: lines go to no collector
 	last policy.MeshTelemetry
 	set  bool
+	// rules are of objects and of workloads, and made anew with each snapshot that has
+	// Telemetry objects.
+	rules *telemetry.Rulebook
 }
 
 // Check says what is wrong with options.
@@ -149,20 +154,29 @@ func (w *Audience) Collectors() []prometheus.Collector {
 	return out
 }
 
-// Follow has the access log be as the MeshConfig of a snapshot wants it, as far as the
-// command line leaves that to it. A format with an error changes nothing.
+// Follow has the access log, metrics and traces be as the MeshConfig and the Telemetry
+// objects of a snapshot want them, as far as the command line leaves that to them. A
+// format with an error changes nothing.
 func (w *Audience) Follow(s *policy.Snapshot) {
 	if w == nil {
 		return
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	mesh := s.Telemetry()
-	if w.set && mesh == w.last {
+	mesh, was := s.Telemetry(), w.rules
+	w.rules = telemetry.New(s, telemetry.Defaults{Logs: w.logs(mesh)}, w.identityOf(s))
+	if w.metrics != nil && (was != nil || w.rules != nil) {
+		w.metrics.Follow(w.rules)
+	}
+	w.traces.rules.Store(w.rules)
+	changed := !w.set || !reflect.DeepEqual(mesh, w.last)
+	if !changed && was == nil && w.rules == nil {
 		return
 	}
 	w.set, w.last = true, mesh
-	w.trace(mesh)
+	if changed {
+		w.trace(mesh)
+	}
 	c, err := w.config(mesh)
 	if err != nil {
 		w.o.Log.Error("the MeshConfig's access log is not taken over; lines are written as before, and traffic is not affected: correct accessLogFormat", "error", err)
@@ -171,13 +185,35 @@ func (w *Audience) Follow(s *policy.Snapshot) {
 	w.access.Set(c)
 }
 
+// logs are the providers of the access log that act where no Telemetry says otherwise.
+func (w *Audience) logs(mesh policy.MeshTelemetry) []string {
+	to := w.o.Access.To
+	switch {
+	case to == Off:
+		return nil
+	case len(mesh.DefaultLogs) > 0:
+		return mesh.DefaultLogs
+	case to == "" && mesh.AccessLogFile == "":
+		return nil
+	case accesslog.IsCollector(to):
+		return []string{"otel"}
+	}
+	return []string{"envoy"}
+}
+
 // config is what the log does; nil: nothing.
 func (w *Audience) config(mesh policy.MeshTelemetry) (*accesslog.Config, error) {
 	a := w.o.Access
 	if a.To == "" {
 		a.To = mesh.AccessLogFile
 	}
+	if a.To == "" && (w.rules.Logs() || len(mesh.DefaultLogs) > 0) {
+		a.To = Stdout // Istio's provider "envoy"
+	}
 	c := &accesslog.Config{Percent: a.Percent, Verdicts: a.Verdicts}
+	if b := w.rules; b != nil {
+		c.Wants = func(o *flow.Observation) bool { return b.Rules(telemetry.Of(o)).Logged(o) }
+	}
 	switch a.To {
 	case "", Off:
 		return nil, nil
@@ -223,16 +259,22 @@ func (w *Audience) Close() {
 	}
 }
 
-// identity is that of a workload that the policy describes.
+// identity is that of a workload that the policy in force describes.
 func (w *Audience) identity(name string) (policy.Identity, bool) {
-	s := w.o.Snapshot()
-	if s == nil {
+	return w.identityOf(w.o.Snapshot())(name)
+}
+
+// identityOf finds the workloads that a policy describes; nil: there is none.
+func (*Audience) identityOf(s *policy.Snapshot) func(name string) (policy.Identity, bool) {
+	return func(name string) (policy.Identity, bool) {
+		if s == nil {
+			return policy.Identity{}, false
+		}
+		for _, b := range s.Workloads() {
+			if b.Key() == name {
+				return b.Identity, true
+			}
+		}
 		return policy.Identity{}, false
 	}
-	for _, b := range s.Workloads() {
-		if b.Key() == name {
-			return b.Identity, true
-		}
-	}
-	return policy.Identity{}, false
 }

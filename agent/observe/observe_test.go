@@ -103,3 +103,65 @@ func TestCheck(t *testing.T) {
 		}
 	}
 }
+
+// TestTelemetry: a Telemetry turns the log on for whom it is, at Istio's place for it, and
+// the command line's word that there is none stays.
+func TestTelemetry(t *testing.T) {
+	on := &policy.Telemetry{Ref: policy.Ref{Kind: "Telemetry", Namespace: "istio-system", Name: "on"},
+		Logs: []policy.TelemetryLog{{Providers: []string{"envoy"}, Filter: "response.code >= 400"}}}
+	off := &policy.Telemetry{Ref: policy.Ref{Kind: "Telemetry", Namespace: "shop", Name: "off"}, Selector: map[string]string{"app": "quiet"},
+		Logs: []policy.TelemetryLog{{Disabled: true}}}
+	quiet := &policy.Workload{Identity: policy.Identity{Name: "quiet", Namespace: "shop", Labels: map[string]string{"app": "quiet"}}, Cgroups: []string{"q"}}
+	for _, c := range []struct {
+		name, to string
+		objects  []*policy.Telemetry
+		want     string
+	}{
+		{"nothing", "", nil, ""},
+		{"on", "", []*policy.Telemetry{on, off}, "/loud 503\n"},
+		{"and everything", Stdout, []*policy.Telemetry{off}, "/loud 200\n/loud 503\n"},
+		{"the flag's off", Off, []*policy.Telemetry{on}, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var stdout bytes.Buffer
+			w, err := New(Options{Access: LogOptions{To: c.to, Format: "%REQ(:PATH)% %RESPONSE_CODE%", Percent: 100}, Stdout: &stdout,
+				Snapshot: func() *policy.Snapshot { return nil }, Log: slog.New(slog.DiscardHandler)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, err := policy.Compile(&policy.Config{Telemetries: c.objects, Workloads: []*policy.Workload{quiet}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.Follow(s)
+			for _, name := range []string{"shop/quiet", "loud"} {
+				for _, status := range []int{200, 503} {
+					o := ended()
+					o.Workload, o.Status, o.Target = name, status, "/"+strings.TrimPrefix(name, "shop/")
+					w.Observer().Observe(o)
+				}
+			}
+			w.Close()
+			if got := stdout.String(); got != c.want {
+				t.Errorf("%q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
+// TestTelemetryChangesSnapshot: it is another configuration that decides the same.
+func TestTelemetryChangesSnapshot(t *testing.T) {
+	of := func(list ...*policy.Telemetry) *policy.Snapshot {
+		s, err := policy.Compile(&policy.Config{Telemetries: list})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	one := func(filter string) *policy.Telemetry {
+		return &policy.Telemetry{Logs: []policy.TelemetryLog{{Filter: filter}}}
+	}
+	if a, b := of(), of(one("true")); a.Same(b) || a.Hash() != b.Hash() || b.Same(of(one("false"))) || !b.Same(of(one("true"))) {
+		t.Errorf("same %t, hashes %s %s", a.Same(b), a.Hash(), b.Hash())
+	}
+}

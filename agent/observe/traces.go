@@ -9,23 +9,34 @@ import (
 
 	"github.com/egressd/egressd/forward/session"
 	"github.com/egressd/egressd/internal/field"
+	"github.com/egressd/egressd/internal/telemetry"
 	"github.com/egressd/egressd/internal/tracing"
 	"github.com/egressd/egressd/policy"
 )
 
 // traces have the Tracer of the moment, which the MeshConfig may change.
 type traces struct {
-	now    atomic.Pointer[tracing.Tracer] // nil: none
-	failed atomic.Uint64                  // of those before
+	now    atomic.Pointer[tracing.Tracer]     // nil: none
+	rules  atomic.Pointer[telemetry.Rulebook] // nil: no Telemetry says anything
+	failed atomic.Uint64                      // of those before
 	ending sync.WaitGroup
 }
 
 // Begin implements session.Tracer.
-func (t *traces) Begin(in field.List, h *field.List, start time.Time) session.Span {
-	if now := t.now.Load(); now != nil {
-		return now.Begin(in, h, start)
+func (t *traces) Begin(in field.List, h *field.List, start time.Time, of session.Course) session.Span {
+	now := t.now.Load()
+	if now == nil {
+		return nil
 	}
-	return nil
+	var rules *telemetry.TraceRules
+	if b := t.rules.Load(); b != nil {
+		f := telemetry.Flow{Layer: of.Layer, Workload: of.Workload}
+		if of.To != nil {
+			f.To = of.To.Rule
+		}
+		rules = &b.Rules(f).Trace
+	}
+	return now.Begin(in, h, start, rules)
 }
 
 // set has another Tracer begin spans from now on. What waits in the one before is sent.
@@ -57,7 +68,7 @@ func (w *Audience) trace(mesh policy.MeshTelemetry) {
 	o := w.o.Traces
 	o.Log = w.o.Log
 	if o.OTLP == "" && o.Zipkin == "" {
-		o.Zipkin, o.Percent = mesh.Zipkin, mesh.TraceSampling
+		o.OTLP, o.Zipkin, o.Percent = mesh.OTLP, mesh.Zipkin, mesh.TraceSampling
 	}
 	t, err := tracing.New(o)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/forward/message"
+	"github.com/egressd/egressd/forward/session"
 	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
@@ -60,7 +61,7 @@ func (x *exchange) observed() bool { return x.core.o.Observer != nil || x.core.o
 func (x *exchange) goesTo(u *policy.Upstream, out *message.Outgoing) {
 	x.to = u
 	if t := x.core.o.Tracer; t != nil && x.span == nil {
-		x.span = t.Begin(x.r.Header, &out.Header, x.start)
+		x.span = t.Begin(x.r.Header, &out.Header, x.start, session.Course{Layer: x.conn.Info.Layer, Workload: x.conn.Info.Workload, To: u})
 	}
 }
 

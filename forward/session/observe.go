@@ -30,9 +30,16 @@ func (t *Observations) Put(s *flow.Observation) {
 
 // Tracer begins the spans of requests. Begin may change the fields with which a
 // request goes on, of which h are the first copy, and never blocks. It is safe for
-// concurrent use.
+// concurrent use. A nil Span is none.
 type Tracer interface {
-	Begin(in field.List, h *field.List, start time.Time) Span
+	Begin(in field.List, h *field.List, start time.Time, of Course) Span
+}
+
+// Course is whose request goes where, and through which side of egressd.
+type Course struct {
+	Layer    flow.Layer
+	Workload string
+	To       *policy.Upstream
 }
 
 // Span is one request in a trace. Its methods are for one goroutine at a time.

@@ -82,6 +82,8 @@ type Config struct {
 	// verdict that is not of Verdicts has none. Empty: all have.
 	Percent  float64
 	Verdicts []string
+	// Wants says whether what is observed has a line; nil: it has.
+	Wants func(*flow.Observation) bool
 
 	pipe *logpipe.Writer
 	out  uint64 // of 2^64 draws, how many have a line
@@ -140,7 +142,10 @@ func (c *Config) wants(s *flow.Observation) bool {
 	default:
 		return false
 	}
-	return len(c.Verdicts) == 0 || slices.Contains(c.Verdicts, verdict(s))
+	if len(c.Verdicts) > 0 && !slices.Contains(c.Verdicts, verdict(s)) {
+		return false
+	}
+	return c.Wants == nil || c.Wants(s)
 }
 
 // Dropped is how many lines nobody took.

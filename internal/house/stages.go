@@ -34,7 +34,7 @@ var Orders = []Order{
 		{"references", "export credential endpoints"},
 		{"mesh", "meshconfig meshexport meshsource topology meshtelemetry cluster"},
 		{"traffic", "requestheader httpaction httpmatch mirror clienttls servertls l4route selected addports"},
-		{"kinds", "virtualservice httproute delegate gateway destinationrule serviceentry workloadentry workload workloadselector sidecar sidecar_ingress kubernetes authorizationpolicy"},
+		{"kinds", "virtualservice httproute delegate gateway destinationrule serviceentry workloadentry workload workloadselector sidecar sidecar_ingress kubernetes authorizationpolicy telemetry"},
 		{"reader", "kinds* read load reader"},
 	}},
 	{"./loader", 2, []Stage{

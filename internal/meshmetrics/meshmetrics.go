@@ -6,6 +6,8 @@
 package meshmetrics
 
 import (
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -16,6 +18,7 @@ import (
 
 	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/internal/telemetry"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -51,7 +54,7 @@ var buckets = []float64{0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 
 
 // series are the metrics of one set of labels.
 type series struct {
-	labels []string
+	labels [4][]string  // of each metric, in their order; nil: there is none
 	used   atomic.Int64 // when something was counted last, in seconds since 1970
 	owner  string       // the workload
 
@@ -70,6 +73,9 @@ type key struct {
 	protocol               string
 	flags                  string
 	code, grpc             int // grpc -1: there is none
+	// custom are the values of all labels of all metrics where a Telemetry object says
+	// something of them: nothing else is set then but the workload.
+	custom string
 }
 
 // Options say how much there may be, and who workloads are.
@@ -83,13 +89,18 @@ type Options struct {
 
 // Metrics is a flow.Observer, and a collector of Prometheus. Use New.
 type Metrics struct {
-	o        Options
+	o     Options
+	rules atomic.Pointer[telemetry.Rulebook] // nil: no Telemetry says anything
+	none  prometheus.Counter                 // counts what is not wanted
+	nor   prometheus.Histogram
+
+	mu       sync.RWMutex
+	extra    []string // labels of Telemetry objects, behind the others
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
 	sizes    [2]*prometheus.HistogramVec // of requests and responses
 	tcp      [4]*prometheus.CounterVec   // sent, received, opened, closed
 
-	mu     sync.RWMutex
 	series map[key]*series
 	shares map[string]int // of workloads
 	swept  time.Time
@@ -107,27 +118,40 @@ func New(o Options) *Metrics {
 	if o.Identity == nil {
 		o.Identity = func(string) (policy.Identity, bool) { return policy.Identity{}, false }
 	}
-	m := &Metrics{o: o, series: map[key]*series{}, shares: map[string]int{}}
-	counter := func(name, help string, labels []string) *prometheus.CounterVec {
-		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	m := &Metrics{
+		o: o, series: map[key]*series{}, shares: map[string]int{}, none: prometheus.NewCounter(prometheus.CounterOpts{Name: "none"}),
+		nor: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "none"}),
 	}
-	histogram := func(name, help string) *prometheus.HistogramVec {
-		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, ofRequests)
-	}
-	m.requests = counter("istio_requests_total", "HTTP requests that have ended.", ofRequests)
-	m.duration = histogram("istio_request_duration_milliseconds", "How long HTTP requests took.")
-	m.sizes[0] = histogram("istio_request_bytes", "Sizes of the bodies of HTTP requests.")
-	m.sizes[1] = histogram("istio_response_bytes", "Sizes of the bodies of answers to HTTP requests.")
-	m.tcp[0] = counter("istio_tcp_sent_bytes_total", "Bytes that were sent to clients on connections whose bytes are not read as HTTP, and that have ended.", common)
-	m.tcp[1] = counter("istio_tcp_received_bytes_total", "Bytes that were received from clients on such connections.", common)
-	m.tcp[2] = counter("istio_tcp_connections_opened_total", "Such connections that were opened.", common)
-	m.tcp[3] = counter("istio_tcp_connections_closed_total", "Such connections that have ended, or were denied.", common)
 	m.overflow = prometheus.NewCounter(prometheus.CounterOpts{Name: "egressd_mesh_series_overflow_total",
 		Help: "Requests and connections that are counted in the series with the value other in their labels, because there was no room for one of their own."})
 	m.now = prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "egressd_mesh_series", Help: "Series of Istio's standard metrics."},
 		func() float64 { m.mu.RLock(); defer m.mu.RUnlock(); return float64(len(m.series)) })
 	m.most = prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "egressd_mesh_series_max", Help: "How many series of Istio's standard metrics there may be; what comes beyond is counted together."},
 		func() float64 { return float64(m.o.Series) })
+	m.begin(nil)
+	return m
+}
+
+// begin makes all metrics anew, with more labels. The caller holds mu, or is alone.
+func (m *Metrics) begin(extra []string) {
+	m.extra = extra
+	requests, connections := slices.Concat(ofRequests, extra), slices.Concat(common, extra)
+	counter := func(name, help string, labels []string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	}
+	histogram := func(name, help string) *prometheus.HistogramVec {
+		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, requests)
+	}
+	m.requests = counter("istio_requests_total", "HTTP requests that have ended.", requests)
+	m.duration = histogram("istio_request_duration_milliseconds", "How long HTTP requests took.")
+	m.sizes[0] = histogram("istio_request_bytes", "Sizes of the bodies of HTTP requests.")
+	m.sizes[1] = histogram("istio_response_bytes", "Sizes of the bodies of answers to HTTP requests.")
+	m.tcp[0] = counter("istio_tcp_sent_bytes_total", "Bytes that were sent to clients on connections whose bytes are not read as HTTP, and that have ended.", connections)
+	m.tcp[1] = counter("istio_tcp_received_bytes_total", "Bytes that were received from clients on such connections.", connections)
+	m.tcp[2] = counter("istio_tcp_connections_opened_total", "Such connections that were opened.", connections)
+	m.tcp[3] = counter("istio_tcp_connections_closed_total", "Such connections that have ended, or were denied.", connections)
+	clear(m.series)
+	clear(m.shares)
 	for i, connection := range []bool{false, true} {
 		k := key{connection: connection}
 		labels := make([]string, len(m.names(k)))
@@ -135,20 +159,22 @@ func New(o Options) *Metrics {
 			labels[j] = other
 		}
 		labels[0] = "source"
-		m.rest[i] = m.make(k, labels)
+		m.rest[i] = m.make(k, [4][]string{labels, labels, labels, labels})
 	}
-	return m
 }
 
-func (*Metrics) names(k key) []string {
+// names are those of the labels of a key.
+func (m *Metrics) names(k key) []string {
 	if k.connection {
-		return common
+		return slices.Concat(common, m.extra)
 	}
-	return ofRequests
+	return slices.Concat(ofRequests, m.extra)
 }
 
 // collectors are all parts.
 func (m *Metrics) collectors() []prometheus.Collector {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
 	return []prometheus.Collector{m.requests, m.duration, m.sizes[0], m.sizes[1], m.tcp[0], m.tcp[1], m.tcp[2], m.tcp[3], m.overflow, m.now, m.most}
 }
 
@@ -170,19 +196,18 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 func (m *Metrics) Observe(o *flow.Observation) {
 	switch {
 	case o.Kind == flow.Request:
-		s := m.of(keyOf(o), o.Time)
+		s := m.of(o)
 		s.requests.Inc()
 		s.duration.Observe(float64(o.Duration) / float64(time.Millisecond))
 		s.received.Observe(float64(o.BytesSent))
 		s.sent.Observe(float64(o.BytesReceived))
 	case o.Transport != policy.TCP || o.Kind != flow.Close && o.Kind != flow.Decision:
 	case o.Begun:
-		k := keyOf(o)
-		m.of(k, o.Time).connectionsOpened.Inc()
+		m.of(o).connectionsOpened.Inc()
 	case o.Kind == flow.Decision && o.Allowed:
 		// It is let pass in audit mode: its end is counted.
 	default:
-		s := m.of(keyOf(o), o.Time)
+		s := m.of(o)
 		s.bytesReceived.Add(float64(max(o.BytesSent, 0)))
 		s.bytesSent.Add(float64(max(o.BytesReceived, 0)))
 		s.connsOver.Inc()
@@ -232,22 +257,35 @@ func grpcStatus(o *flow.Observation) int {
 	return -1
 }
 
-// of is the series of a key.
-func (m *Metrics) of(k key, at time.Time) *series {
+// of is the series of what is observed.
+func (m *Metrics) of(o *flow.Observation) *series {
+	k := keyOf(o)
+	if b := m.rules.Load(); b != nil {
+		if r := b.Rules(telemetry.Of(o)); r.Counts() {
+			return m.custom(r, k, o)
+		}
+	}
 	m.mu.RLock()
 	s := m.series[k]
 	m.mu.RUnlock()
 	if s == nil {
-		s = m.add(k, at)
+		s = m.add(k, o.Time, func() [4][]string {
+			labels := slices.Concat(m.labels(k), make([]string, len(m.extra)))
+			return [4][]string{labels, labels, labels, labels}
+		})
 	}
-	if now := at.Unix(); s.used.Load() != now {
-		s.used.Store(now)
-	}
+	s.touch(o.Time)
 	return s
 }
 
+func (s *series) touch(at time.Time) {
+	if now := at.Unix(); s.used.Load() != now {
+		s.used.Store(now)
+	}
+}
+
 // add makes the series of a key, or has what comes be counted together with others.
-func (m *Metrics) add(k key, at time.Time) *series {
+func (m *Metrics) add(k key, at time.Time, labels func() [4][]string) *series {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if s := m.series[k]; s != nil {
@@ -256,14 +294,16 @@ func (m *Metrics) add(k key, at time.Time) *series {
 	if m.full(k.workload) {
 		m.forget(at)
 	}
-	if m.full(k.workload) {
+	values, want := labels(), len(m.names(k))
+	stale := slices.ContainsFunc(values[:], func(l []string) bool { return l != nil && len(l) != want }) // they have changed meanwhile
+	if stale || m.full(k.workload) {
 		m.overflow.Inc()
 		if k.connection {
 			return m.rest[1]
 		}
 		return m.rest[0]
 	}
-	s := m.make(k, m.labels(k))
+	s := m.make(k, values)
 	s.owner = k.workload
 	s.used.Store(at.Unix())
 	m.series[k] = s
@@ -290,30 +330,53 @@ func (m *Metrics) forget(now time.Time) {
 		if m.shares[s.owner]--; m.shares[s.owner] == 0 {
 			delete(m.shares, s.owner)
 		}
-		if k.connection {
-			for _, v := range m.tcp {
-				v.DeleteLabelValues(s.labels...)
-			}
-			continue
-		}
-		m.requests.DeleteLabelValues(s.labels...)
-		for _, v := range []*prometheus.HistogramVec{m.duration, m.sizes[0], m.sizes[1]} {
-			v.DeleteLabelValues(s.labels...)
+		m.drop(k, s)
+	}
+}
+
+// drop takes the series of a key out of the metrics, but what others have as well.
+func (m *Metrics) drop(k key, s *series) {
+	vectors := m.vectors(k)
+	for i, labels := range s.labels {
+		shared := k.custom != "" && slices.ContainsFunc(slices.Collect(maps.Values(m.series)), func(o *series) bool {
+			return len(o.labels[i]) == len(labels) && slices.Equal(o.labels[i], labels)
+		})
+		if labels != nil && !shared {
+			vectors[i].DeleteLabelValues(labels...)
 		}
 	}
 }
 
-// make makes series of labels.
-func (m *Metrics) make(k key, labels []string) *series {
-	s := &series{labels: labels}
+// vectors are the metrics that a key is counted in.
+func (m *Metrics) vectors(k key) [4]interface{ DeleteLabelValues(...string) bool } {
 	if k.connection {
-		s.bytesSent, s.bytesReceived = m.tcp[0].WithLabelValues(labels...), m.tcp[1].WithLabelValues(labels...)
-		s.connectionsOpened, s.connsOver = m.tcp[2].WithLabelValues(labels...), m.tcp[3].WithLabelValues(labels...)
+		return [4]interface{ DeleteLabelValues(...string) bool }{m.tcp[0], m.tcp[1], m.tcp[2], m.tcp[3]}
+	}
+	return [4]interface{ DeleteLabelValues(...string) bool }{m.requests, m.duration, m.sizes[0], m.sizes[1]}
+}
+
+// make makes series of labels.
+func (m *Metrics) make(k key, labels [4][]string) *series {
+	s := &series{labels: labels}
+	counter := func(v *prometheus.CounterVec, i int) prometheus.Counter {
+		if labels[i] == nil {
+			return m.none
+		}
+		return v.WithLabelValues(labels[i]...)
+	}
+	histogram := func(v *prometheus.HistogramVec, i int) prometheus.Observer {
+		if labels[i] == nil {
+			return m.nor
+		}
+		return v.WithLabelValues(labels[i]...)
+	}
+	if k.connection {
+		s.bytesSent, s.bytesReceived = counter(m.tcp[0], 0), counter(m.tcp[1], 1)
+		s.connectionsOpened, s.connsOver = counter(m.tcp[2], 2), counter(m.tcp[3], 3)
 		return s
 	}
-	s.requests = m.requests.WithLabelValues(labels...)
-	s.duration = m.duration.WithLabelValues(labels...)
-	s.received, s.sent = m.sizes[0].WithLabelValues(labels...), m.sizes[1].WithLabelValues(labels...)
+	s.requests, s.duration = counter(m.requests, 0), histogram(m.duration, 1)
+	s.received, s.sent = histogram(m.sizes[0], 2), histogram(m.sizes[1], 3)
 	return s
 }
 

@@ -18,6 +18,7 @@ import (
 
 	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/internal/telemetry"
 	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/policy"
 )
@@ -198,5 +199,60 @@ func BenchmarkObserve(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		m.Observe(o)
+	}
+}
+
+// TestTelemetry: objects take labels away and make some, one metric is not counted, and
+// what Telemetry makes of labels is bounded as all series are.
+func TestTelemetry(t *testing.T) {
+	yes := true
+	s, err := policy.Compile(&policy.Config{Telemetries: []*policy.Telemetry{{
+		Ref: policy.Ref{Kind: "Telemetry", Namespace: "shop", Name: "a"},
+		Metrics: []policy.TelemetryMetric{
+			{Tags: map[string]string{"response_code": "", "path": "request.url_path"}},
+			{Name: "REQUEST_SIZE", Disabled: &yes},
+		},
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	of := func(w string) (policy.Identity, bool) {
+		if id, ok := identity(w); ok {
+			return id, true
+		}
+		return policy.Identity{}, false
+	}
+	m := New(Options{Series: 6, Identity: of})
+	m.Follow(telemetry.New(s, telemetry.Defaults{}, of))
+	for i := range 10 {
+		o := request("shop/web", "a.example", 200+i)
+		o.Target = fmt.Sprintf("/%d", i/2)
+		m.Observe(o)
+	}
+	m.Observe(request("node", "a.example", 200)) // none of the objects is for it
+	got := page(t, m)
+	for _, c := range []struct {
+		name   string
+		labels []string
+		want   string
+	}{
+		{"istio_requests_total", []string{`path="/0"`, `response_code=""`, `source_workload="web"`}, "2"},
+		{"istio_request_duration_milliseconds_count", []string{`path="/2"`, `response_code=""`}, "2"},
+		{"istio_request_bytes_count", []string{`path="/0"`}, ""},
+		{"istio_requests_total", []string{`path="other"`}, "4"},
+		{"istio_requests_total", []string{`path=""`, `response_code="200"`, `source_workload="node"`}, "1"},
+		{"istio_request_bytes_count", []string{`source_workload="node"`}, "1"},
+	} {
+		if v := value(got, c.name, c.labels...); v != c.want {
+			t.Errorf("%s %v is %q, want %q", c.name, c.labels, v, c.want)
+		}
+	}
+	if !strings.Contains(got, "\negressd_mesh_series_overflow_total 4\n") {
+		t.Error("what is beyond the bound is not counted")
+	}
+	m.Follow(nil)
+	m.Observe(request("shop/web", "a.example", 200))
+	if got = page(t, m); strings.Contains(got, "path=") || value(got, "istio_request_bytes_count", `source_workload="web"`) != "1" {
+		t.Errorf("without objects:\n%s", got)
 	}
 }

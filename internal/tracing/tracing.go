@@ -27,6 +27,8 @@ import (
 	"github.com/egressd/egressd/forward/session"
 	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/internal/telemetry"
+	"github.com/egressd/egressd/policy"
 )
 
 // requestID is the field that people follow a request by; one that is there is kept.
@@ -50,7 +52,7 @@ func (o *Options) Validate() error {
 	return err
 }
 
-// Tracer is a session.Tracer. Use New, and Close at the end.
+// Tracer begins spans. Use New, and Close at the end.
 type Tracer struct {
 	provider *sdk.TracerProvider
 	spans    trace.Tracer
@@ -70,7 +72,7 @@ func New(o Options) (*Tracer, error) {
 		return nil, err
 	}
 	// A parent that has decided is followed.
-	sampler := sdk.ParentBased(sdk.TraceIDRatioBased(o.Percent / 100))
+	sampler := sdk.ParentBased(sampler{sdk.TraceIDRatioBased(o.Percent / 100)})
 	p := sdk.NewTracerProvider(sdk.WithSampler(sampler), sdk.WithBatcher(e, sdk.WithBatchTimeout(time.Second)), sdk.WithResource(nil))
 	return &Tracer{
 		provider: p, spans: p.Tracer("egressd"), failed: failed,
@@ -113,13 +115,38 @@ func (c carrier) Keys() []string {
 	return names
 }
 
-// Begin implements session.Tracer.
-func (t *Tracer) Begin(in field.List, h *field.List, start time.Time) session.Span {
+// percentKey is of the context that has how many of its requests are traced.
+type percentKey struct{}
+
+// sampler decides where nobody has, by what a Telemetry object says or as all do.
+type sampler struct{ sdk.Sampler }
+
+// ShouldSample implements sdk.Sampler.
+func (s sampler) ShouldSample(p sdk.SamplingParameters) sdk.SamplingResult {
+	if percent, ok := p.ParentContext.Value(percentKey{}).(float64); ok {
+		return sdk.TraceIDRatioBased(percent / 100).ShouldSample(p)
+	}
+	return s.Sampler.ShouldSample(p)
+}
+
+// Begin begins the span of a request as a session.Tracer does. rules are what Telemetry
+// objects say of it; nil: nothing. Where these want no span it is nil, and the fields of
+// the trace go on as they came.
+func (t *Tracer) Begin(in field.List, h *field.List, start time.Time, rules *telemetry.TraceRules) session.Span {
 	if !in.Has(requestID) {
 		h.Add(requestID, newID())
 	}
+	ctx := context.Background()
+	if rules != nil {
+		if rules.Disabled {
+			return nil
+		}
+		if rules.Percent != nil {
+			ctx = context.WithValue(ctx, percentKey{}, *rules.Percent)
+		}
+	}
 	c := carrier{in, h}
-	ctx := t.w3c.Extract(context.Background(), c)
+	ctx = t.w3c.Extract(ctx, c)
 	inB3 := in.Has("b3") || in.Has("x-b3-traceid") || in.Has("x-b3-sampled") || in.Has("x-b3-flags")
 	if inB3 && !trace.SpanContextFromContext(ctx).IsValid() {
 		ctx = t.b3.Extract(ctx, c)
@@ -136,11 +163,18 @@ func (t *Tracer) Begin(in field.List, h *field.List, start time.Time) session.Sp
 	case inB3 || !in.Has("traceparent"):
 		t.b3.Inject(ctx, c)
 	}
-	return &span{s}
+	out := &span{Span: s}
+	if rules != nil {
+		out.tags = rules.Tags
+	}
+	return out
 }
 
 // span is one request.
-type span struct{ trace.Span }
+type span struct {
+	trace.Span
+	tags map[string]policy.TelemetryTag // of Telemetry objects
+}
 
 // IDs implements session.Span.
 func (s *span) IDs() (traceID, spanID string) {
@@ -167,6 +201,15 @@ func (s *span) End(o *flow.Observation) {
 	)
 	if id := o.Request.Get(requestID); id != "" {
 		s.SetAttributes(attribute.String("guid:x-request-id", strings.Clone(id)))
+	}
+	for name, tag := range s.tags {
+		value := tag.Value
+		if i := o.Request.Index(tag.Header, 0); tag.Header != "" && i >= 0 {
+			value = strings.Clone(o.Request[i].Value)
+		}
+		if value != "" {
+			s.SetAttributes(attribute.String(name, value))
+		}
 	}
 	if o.Event.Upstream.IsValid() {
 		s.SetAttributes(attribute.String("network.peer.address", o.Event.Upstream.Addr().String()), attribute.Int("network.peer.port", int(o.Event.Upstream.Port())))

@@ -22,6 +22,7 @@ import (
 
 	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/internal/telemetry"
 	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/policy"
 )
@@ -37,11 +38,12 @@ type got struct{ path, service, trace, parent, id, name, method, status string }
 type receiver struct {
 	*httptest.Server
 	spans chan got
-	code  int // of its answers; 0: 200
+	tags  chan map[string]string // of spans in Zipkin's format
+	code  int                    // of its answers; 0: 200
 }
 
 func newReceiver(t *testing.T) *receiver {
-	r := &receiver{spans: make(chan got, 64)}
+	r := &receiver{spans: make(chan got, 64), tags: make(chan map[string]string, 64)}
 	r.Server = httptest.NewUnstartedServer(r)
 	r.Config.Protocols = new(http.Protocols)
 	r.Config.Protocols.SetHTTP1(true)
@@ -82,6 +84,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		}
 		for _, s := range list {
 			r.spans <- got{req.URL.Path, s.Local["serviceName"], s.TraceID, s.ParentID, s.ID, s.Name, s.Tags["http.request.method"], s.Tags["http.response.status_code"]}
+			r.tags <- s.Tags
 		}
 		w.WriteHeader(http.StatusAccepted)
 	}
@@ -160,7 +163,7 @@ func TestExport(t *testing.T) {
 			}
 			in := list("traceparent", "00-"+traceID+"-"+spanID+"-01")
 			out := in.Clone()
-			s := tracer.Begin(in, &out, time.Now().Add(-time.Second))
+			s := tracer.Begin(in, &out, time.Now().Add(-time.Second), nil)
 			id, span := s.IDs()
 			s.End(ended(in))
 			tracer.Close(patience)
@@ -208,7 +211,7 @@ func TestPropagation(t *testing.T) {
 				t.Fatal(err)
 			}
 			out := c.in.Clone()
-			s := tracer.Begin(c.in, &out, time.Now())
+			s := tracer.Begin(c.in, &out, time.Now(), nil)
 			id, _ := s.IDs()
 			s.End(ended(c.in))
 			tracer.Close(patience)
@@ -236,7 +239,7 @@ func TestPropagation(t *testing.T) {
 	}
 	defer tracer.Close(patience)
 	out := list("X-Request-Id", "mine")
-	tracer.Begin(out.Clone(), &out, time.Now())
+	tracer.Begin(out.Clone(), &out, time.Now(), nil)
 	if got := out.Values("x-request-id"); len(got) != 1 || got[0] != "mine" {
 		t.Errorf("x-request-id is %q", got)
 	}
@@ -266,7 +269,7 @@ func TestCollectorFails(t *testing.T) {
 		}
 		for range 3 {
 			var out field.List
-			tracer.Begin(nil, &out, time.Now()).End(ended(nil))
+			tracer.Begin(nil, &out, time.Now(), nil).End(ended(nil))
 		}
 		tracer.Close(patience)
 		if n := tracer.Failed(); n != 3 || strings.Count(log.String(), "could not be sent") != 1 {
@@ -291,5 +294,58 @@ func TestEndpoints(t *testing.T) {
 	}
 	if tracer, err := New(Options{}); tracer != nil || err != nil {
 		t.Error("a tracer of nothing")
+	}
+}
+
+// TestTelemetryRules: a Telemetry samples otherwise than all do where nobody has decided,
+// adds tags, and has nothing of a request sent or changed.
+func TestTelemetryRules(t *testing.T) {
+	percent := func(p float64) *telemetry.TraceRules { return &telemetry.TraceRules{Percent: &p} }
+	decided := list("traceparent", "00-"+traceID+"-"+spanID+"-01", "x-team", "shop")
+	tags := percent(100)
+	tags.Tags = map[string]policy.TelemetryTag{"team": {Header: "X-Team", Value: "none"}, "user": {Header: "x-user", Value: "nobody"}, "site": {Value: "a"}}
+	for _, c := range []struct {
+		name  string
+		all   float64
+		in    field.List
+		rules *telemetry.TraceRules
+		want  string // tags of the span; "-": there is none
+	}{
+		{"as all", 0, nil, nil, "-"},
+		{"all of them", 0, nil, percent(100), ""},
+		{"none of them", 100, nil, percent(0), "-"},
+		{"the client has decided", 0, decided, percent(0), ""},
+		{"not reported", 100, decided, &telemetry.TraceRules{Disabled: true}, "-"},
+		{"with tags", 0, decided, tags, "site=a team=shop user=nobody"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newReceiver(t)
+			tracer, err := New(Options{Zipkin: r.URL, Percent: c.all, Log: slog.New(slog.DiscardHandler)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			out := c.in.Clone()
+			if s := tracer.Begin(c.in, &out, time.Now(), c.rules); s != nil {
+				s.End(ended(c.in))
+			} else if !out.Has(requestID) || out.Get("traceparent") != c.in.Get("traceparent") {
+				t.Errorf("the fields of a trace that is not reported have changed: %v", out)
+			}
+			tracer.Close(patience)
+			got := "-"
+			select {
+			case tags := <-r.tags:
+				var list []string
+				for _, name := range []string{"site", "team", "user"} {
+					if v, ok := tags[name]; ok {
+						list = append(list, name+"="+v)
+					}
+				}
+				got = strings.Join(list, " ")
+			default: // all were sent when it was closed
+			}
+			if got != c.want {
+				t.Errorf("%q, want %q", got, c.want)
+			}
+		})
 	}
 }

@@ -146,6 +146,8 @@ type Config struct {
 	DestinationRules []*DestinationRule
 	Sidecars         []*Sidecar
 	Authorizations   []*AuthorizationPolicy
+	// Telemetries are for whoever watches, oldest first.
+	Telemetries []*Telemetry
 	// Workloads are those that are described; every other process has the
 	// zero Identity.
 	Workloads []*Workload

@@ -5,6 +5,7 @@ package istio
 import (
 	networking "istio.io/api/networking/v1alpha3"
 	security "istio.io/api/security/v1beta1"
+	telemetry "istio.io/api/telemetry/v1alpha1"
 	core "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
 	kubenet "k8s.io/api/networking/v1"
@@ -67,6 +68,10 @@ func newKinds() []kind {
 			files: []string{"internal/authorization/authorization", "internal/authorization/operation", "internal/authorization/source"}},
 		{group: egressdGroup, name: "Workload", versions: k8s, decode: decodeWorkload, translate: translateWorkloads,
 			codes: []string{"EGD0805", "EGD0806", "EGD085"}, files: []string{"workload", "workloadselector"}},
+		{group: telemetryGroup, name: "Telemetry", versions: []string{"v1", "v1alpha1"},
+			decode:    spec(func(l *loader) *[]decoded[telemetry.Telemetry] { return &l.telemetries }),
+			translate: translateTelemetries, codes: []string{"EGD0807", "EGD0808", "EGD0809", "EGD085"},
+			files: []string{"telemetry", "internal/telemetry/telemetry", "internal/telemetry/metrics", "internal/telemetry/providers"}},
 		// HTTPRoutes are translated when all ServiceEntries are; see Reader.routes.
 		{group: gwapi.Group, name: model.HTTPRoute, versions: both, decode: decodeHTTPRoute,
 			codes: []string{"EGD0905", "EGD0906", "EGD0907", "EGD0908", "EGD0909", "EGD091", "EGD0920", "EGD0921", "EGD095"},
@@ -87,7 +92,6 @@ func newKinds() []kind {
 		inert(model.NetworkingGroup, "WorkloadGroup", "it is a template for WorkloadEntries that register themselves, which nothing does here"),
 		inert(model.NetworkingGroup, "EnvoyFilter", "it configures Envoy, which does not run here"),
 		inert(model.NetworkingGroup, "ProxyConfig", "it configures Istio's proxies"),
-		inert("telemetry.istio.io", "Telemetry", "access logs, metrics and traces are as the MeshConfig and the flags of run say (--access-log, --mesh-metrics-series, --otlp-endpoint, --zipkin-address), for all workloads alike"),
 		inert(securityGroup, "PeerAuthentication", "it speaks about the mutual TLS of sidecars"),
 		inertGateway("ListenerSet", "the listeners of a Gateway are those that it has itself"),
 		inertGateway("UDPRoute", "UDP goes where the application sends it"),

@@ -7,6 +7,7 @@ import (
 
 	networking "istio.io/api/networking/v1alpha3"
 	security "istio.io/api/security/v1beta1"
+	telemetry "istio.io/api/telemetry/v1alpha1"
 	core "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
 	kubenet "k8s.io/api/networking/v1"
@@ -99,6 +100,7 @@ type loader struct {
 
 	sidecars       []decoded[networking.Sidecar]
 	authorizations []decoded[security.AuthorizationPolicy]
+	telemetries    []decoded[telemetry.Telemetry]
 	workloads      []*policy.Workload
 	// inside and findCluster are of the Options; the objects are those that
 	// say what is inside of the cluster.

@@ -26,7 +26,7 @@ type meshSource struct {
 // meshFields are what acts on egressd.
 var meshFields = []string{"outboundTrafficPolicy", "defaultHttpRetryPolicy", "rootNamespace", "trustDomain",
 	"defaultConfig", "defaultServiceExportTo", "defaultVirtualServiceExportTo", "defaultDestinationRuleExportTo",
-	"accessLogFile", "accessLogFormat", "accessLogEncoding", "enableTracing"}
+	"accessLogFile", "accessLogFormat", "accessLogEncoding", "enableTracing", "extensionProviders", "defaultProviders"}
 
 // translateMesh translates the MeshConfig, whatever kind of object it is in.
 func translateMesh(l *loader, cfg *policy.Config) {

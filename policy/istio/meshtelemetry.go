@@ -9,6 +9,7 @@ import (
 
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
+	"github.com/egressd/egressd/policy/istio/internal/telemetry"
 )
 
 // defaultTraceSampling is Istio's, in percent (PILOT_TRACE_SAMPLING).
@@ -29,6 +30,11 @@ func (m *meshSource) telemetry() policy.MeshTelemetry {
 	}
 	if c := m.v.DefaultConfig; c != nil {
 		m.tracing(&out, c.Tracing)
+	}
+	providers := telemetry.NewProviders(m.v)
+	out.DefaultLogs = providers.Known(telemetry.Logs, m.v.DefaultProviders.GetAccessLogging())
+	for _, name := range m.v.DefaultProviders.GetTracing() {
+		collector(&out, m.v, name)
 	}
 	return out
 }
@@ -58,5 +64,15 @@ func (m *meshSource) tracing(out *policy.MeshTelemetry, t *meshapi.Tracing) {
 	}
 	if out.TraceSampling < 0 || out.TraceSampling > 100 {
 		m.Errorf(config.At("tracing").At("sampling"), "tracing.sampling: %v is not in percent, 0 to 100", out.TraceSampling)
+	}
+}
+
+// collector has spans go to an extension provider, if nothing says that they go elsewhere.
+func collector(out *policy.MeshTelemetry, mesh *meshapi.MeshConfig, name string) {
+	if out.Zipkin != "" || out.OTLP != "" {
+		return
+	}
+	if out.Zipkin, out.OTLP = telemetry.Collector(mesh, name); out.Zipkin+out.OTLP != "" {
+		out.TraceSampling = defaultTraceSampling
 	}
 }

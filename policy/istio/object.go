@@ -16,7 +16,8 @@ import (
 )
 
 const (
-	securityGroup = "security.istio.io"
+	securityGroup  = "security.istio.io"
+	telemetryGroup = "telemetry.istio.io"
 )
 
 // The API groups of what says to whom rules apply, besides Istio's own.

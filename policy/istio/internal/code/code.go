@@ -176,6 +176,9 @@ var notes = []Code{
 	{"EGD0804", "", "outboundTrafficPolicy %s opens the node: what no rule names is allowed"},
 	{"EGD0805", "", "mode off: nothing is decided for these processes, every destination is open to them"},
 	{"EGD0806", "", "the %s %s is also described elsewhere"},
+	{"EGD0807", "", "%s does not act on egressd: %s"},
+	{"EGD0808", "", "there is no provider %q for %s, and what is said of it does nothing; there are %s"},
+	{"EGD0809", "", "nothing is known here of %s: %s"},
 
 	{"EGD0901", "", "%s is not acted on: %s"},
 	{"EGD0902", "", "kind %s of %s is not known, and not acted on%s"},

@@ -328,8 +328,13 @@ var faults = []Code{
 	{"EGD0756", "IST0106", "wildcard is only allowed at the start or end, found in %s: %q"},
 
 	{"EGD0851", "", "name at least one cgroup, such as system.slice/foo.service (cgroups), or a container (containers), a unit (systemdUnits) or a slice (systemdSlices)"},
+	{"EGD0851", "IST0106", "%s: name is required"},
+	{"EGD0851", "IST0106", "value must be set when operation is UPSERT"},
+	{"EGD0852", "IST0106", "only one of targetRefs or selector can be set"},
+	{"EGD0852", "IST0106", "value must not be set when operation is REMOVE"},
 	{"EGD0853", "", "duplicate entries in %s for entry %s"},
 	{"EGD0853", "", "there is a MeshConfig already, at %s; a node has one"},
+	{"EGD0854", "IST0106", "randomSamplingPercentage: %v is not in percent, 0 to 100"},
 	{"EGD0855", "", "mode: expected one of %s, got %q%s"},
 	{"EGD0855", "", "outboundTrafficPolicy: mode %s is not known"},
 	{"EGD0856", "", `%s: %q is not ".", "*", "~" or a namespace`},
@@ -342,6 +347,8 @@ var faults = []Code{
 	{"EGD0856", "", "systemdUnits: %s"},
 	{"EGD0856", "", "tracing.sampling: %v is not in percent, 0 to 100"},
 	{"EGD0856", "", "trustDomain: %s"},
+	{"EGD0856", "IST0106", "the expression cannot be read: %s"},
+	{"EGD0856", "IST0106", "tagOverrides: %q is no name of a label: letters, digits and _"},
 
 	{"EGD0951", "", "%s: value is required"},
 	{"EGD0951", "", "filter.%s must be specified for %s filter.type"},
