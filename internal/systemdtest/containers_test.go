@@ -90,7 +90,8 @@ func podman(m *Machine, t *testing.T, manager string) *containers {
 	t.Helper()
 	testenv.RequireTool(t, "podman")
 	testenv.RequireTool(t, "runc")
-	client := []string{"/usr/bin/podman", "--root", m.Dir + "/podman/root", "--runroot", m.Dir + "/podman/runroot", "--tmpdir", m.Dir + "/podman/tmp",
+	// These are the machine's own; longer paths are too long for podman.
+	client := []string{"/usr/bin/podman", "--root", "/var/lib/podman", "--runroot", "/run/podman/run", "--tmpdir", "/run/podman/tmp",
 		"--storage-driver", "vfs", "--cgroup-manager", manager, "--events-backend", "file", "--runtime", "runc"}
 	must(t, m.Unit(podmanUnit, strings.NewReplacer("DIR", m.Dir, "TYPE", "exec", "COMMAND", strings.Join(client, " ")+" system service --time 0 unix:///run/podman.sock").Replace(service)))
 	must(t, m.Boot())
