@@ -48,7 +48,7 @@ func (c *Core) ServeConn(ctx context.Context, nc *net.TCPConn, info Conn) {
 // serveConn is ServeConn; counted is called when the Limits know the connection, or
 // it was refused. What is open while a connection of HTTP/1 waits for its requests is
 // no part of its stack.
-func (c *Core) serveConn(ctx context.Context, nc relay.Socket, info *Conn, counted func()) {
+func (c *Core) serveConn(ctx context.Context, nc relay.StreamSocket, info *Conn, counted func()) {
 	t := c.begin(ctx, nc, info, counted)
 	if t == nil {
 		return
@@ -63,7 +63,7 @@ func (c *Core) serveConn(ctx context.Context, nc relay.Socket, info *Conn, count
 // miss it. nil: it was refused.
 //
 //go:noinline
-func (c *Core) begin(ctx context.Context, nc relay.Socket, info *Conn, counted func()) *conn {
+func (c *Core) begin(ctx context.Context, nc relay.StreamSocket, info *Conn, counted func()) *conn {
 	t := &conn{Session: session.New(ctx, c.shared, nc, *info), core: c}
 	if err := c.register(t); err != nil {
 		t.Refuse(session.Denied(session.DialReason(err), nil), "tcp", "", err.Error())
