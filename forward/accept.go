@@ -35,15 +35,15 @@ var ErrServed = errors.New("served already")
 // outlive ctx: Shutdown ends them. Serve closes ln. The error is nil when ctx
 // ended.
 func (c *Core) Serve(ctx context.Context, ln net.Listener, identify func(*net.TCPConn) (Conn, error)) error {
-	return c.serve(ctx, ln, func(nc relay.Socket) (Conn, error) { return identify(nc.(*net.TCPConn)) })
+	return c.serve(ctx, ln, func(nc relay.StreamSocket) (Conn, error) { return identify(nc.(*net.TCPConn)) })
 }
 
 // ServeUnix is Serve for a unix socket. Whoever connects there has no address.
 func (c *Core) ServeUnix(ctx context.Context, ln *net.UnixListener, identify func() (Conn, error)) error {
-	return c.serve(ctx, ln, func(relay.Socket) (Conn, error) { return identify() })
+	return c.serve(ctx, ln, func(relay.StreamSocket) (Conn, error) { return identify() })
 }
 
-func (c *Core) serve(ctx context.Context, ln net.Listener, identify func(relay.Socket) (Conn, error)) error {
+func (c *Core) serve(ctx context.Context, ln net.Listener, identify func(relay.StreamSocket) (Conn, error)) error {
 	defer ln.Close()
 	stop := context.AfterFunc(ctx, func() { ln.Close() })
 	defer stop()
@@ -68,7 +68,7 @@ func (c *Core) serve(ctx context.Context, ln net.Listener, identify func(relay.S
 			}
 			continue
 		}
-		var to relay.Socket
+		var to relay.StreamSocket
 		switch nc := nc.(type) {
 		case *net.TCPConn:
 			to = nc
@@ -105,8 +105,8 @@ func passing(err error) bool {
 type accepted struct {
 	core     *Core
 	ctx      context.Context
-	nc       relay.Socket
-	identify func(relay.Socket) (Conn, error)
+	nc       relay.StreamSocket
+	identify func(relay.StreamSocket) (Conn, error)
 	rested   *resting // nil: it was accepted just now
 }
 

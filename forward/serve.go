@@ -49,7 +49,7 @@ func (c *Core) ServeConn(ctx context.Context, nc *net.TCPConn, info Conn) {
 // it was refused. What is open while a connection of HTTP/1 waits for its requests is
 // no part of its stack. If it may, a connection rests while it waits for long: then it
 // is served again by another goroutine, and is nobody's here.
-func (c *Core) serveConn(ctx context.Context, nc relay.Socket, info *Conn, counted func(), mayRest bool) (rests bool) {
+func (c *Core) serveConn(ctx context.Context, nc relay.StreamSocket, info *Conn, counted func(), mayRest bool) (rests bool) {
 	t := c.begin(ctx, nc, info, counted)
 	if t == nil {
 		return false
@@ -71,7 +71,7 @@ func (c *Core) serveConn(ctx context.Context, nc relay.Socket, info *Conn, count
 // miss it. nil: it was refused.
 //
 //go:noinline
-func (c *Core) begin(ctx context.Context, nc relay.Socket, info *Conn, counted func()) *conn {
+func (c *Core) begin(ctx context.Context, nc relay.StreamSocket, info *Conn, counted func()) *conn {
 	info.Draw = c.o.Rand()
 	t := &conn{Session: session.New(ctx, c.shared, nc, *info), core: c}
 	if err := c.register(t); err != nil {

@@ -44,14 +44,14 @@ const tlsMemory = 64 << 10
 
 // replayed is a connection whose first bytes were peeked.
 type replayed struct {
-	relay.Socket
+	relay.StreamSocket
 	first []byte
 }
 
 func (r *replayed) Read(p []byte) (int, error) {
 	if len(r.first) == 0 {
 		r.first = nil
-		return r.Socket.Read(p)
+		return r.StreamSocket.Read(p)
 	}
 	n := copy(p, r.first)
 	r.first = r.first[n:]
@@ -59,7 +59,7 @@ func (r *replayed) Read(p []byte) (int, error) {
 }
 
 // NetConn is the connection itself.
-func (r *replayed) NetConn() net.Conn { return r.Socket }
+func (r *replayed) NetConn() net.Conn { return r.StreamSocket }
 
 // termination says how the connection's TLS ends here; false: it does not.
 func (t *conn) termination(sni string) (Termination, bool) {
@@ -112,7 +112,7 @@ func (t *conn) terminate(op Admission, end Termination, name string, p *relay.Pe
 func (t *conn) handshake(end Termination, name string, p *relay.Peeked) bool {
 	first := bytes.Clone(p.Bytes)
 	p.Free()
-	c := tls.Server(&replayed{Socket: t.NC, first: first}, end.Config)
+	c := tls.Server(&replayed{StreamSocket: t.NC, first: first}, end.Config)
 	err := c.SetDeadline(p.Deadline)
 	if err == nil {
 		err = c.Handshake()

@@ -79,8 +79,8 @@ type Ingress struct {
 
 	mu        sync.Mutex
 	listeners map[place]*listener
-	sockets   map[string]*localsocket.Socket // by path, also while they are not served
-	failed    map[place]string               // why what is asked for is not open
+	sockets   map[string]*localsocket.LocalListener // by path, also while they are not served
+	failed    map[place]string                      // why what is asked for is not open
 	serving   sync.WaitGroup
 	closed    bool
 	ends      []*policy.GatewayServer // that terminate TLS
@@ -103,7 +103,7 @@ func New(o Options) *Ingress {
 	if o.Certificates == nil {
 		o.Certificates = none{}
 	}
-	in := &Ingress{o: o, listeners: map[place]*listener{}, sockets: map[string]*localsocket.Socket{}, servers: tlsserver.New(o.Certificates, o.Directories)}
+	in := &Ingress{o: o, listeners: map[place]*listener{}, sockets: map[string]*localsocket.LocalListener{}, servers: tlsserver.New(o.Certificates, o.Directories)}
 	in.core = forward.New(forward.Options{Originator: o.Originator, Decider: in, Dialer: in, Sink: o.Sink, Observer: o.Observer, Tracer: o.Tracer, Log: o.Log, Limits: o.Limits, Timeouts: o.Timeouts, Rand: o.Rand, Locality: o.Locality, Share: true})
 	return in
 }

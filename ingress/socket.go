@@ -63,7 +63,7 @@ func (in *Ingress) openSocket(p place) error {
 	return nil
 }
 
-func (in *Ingress) socketAt(ctx context.Context, path string) (*localsocket.Socket, error) {
+func (in *Ingress) socketAt(ctx context.Context, path string) (*localsocket.LocalListener, error) {
 	if in.o.InheritedUnix != nil {
 		if u := in.o.InheritedUnix(path); u != nil {
 			s, err := localsocket.Adopt(u, path)

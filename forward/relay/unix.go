@@ -9,61 +9,61 @@ import (
 	"time"
 )
 
-// Socket is the stream socket of an accepted connection: a *net.TCPConn, or a Unix.
-type Socket interface {
+// StreamSocket is the stream socket of an accepted connection: a *net.TCPConn, or a UnixStream.
+type StreamSocket interface {
 	net.Conn
 	CloseRead() error
 	CloseWrite() error
 }
 
-// Unix is a connection of a unix socket. The kernel does not say when something passed
+// UnixStream is a connection of a unix socket. The kernel does not say when something passed
 // on one, so it notes that itself: it is read and written by its methods alone, and so
 // has no SyscallConn, by which a Stream would go past them.
-type Unix struct {
-	Socket
+type UnixStream struct {
+	StreamSocket
 	raw   syscall.RawConn
 	moved atomic.Int64 // when something passed, in nanoseconds since epoch
 }
 
-// epoch is what the times of all Unix count from: time.Since reads the monotonic clock.
+// epoch is what the times of all of them count from: time.Since reads the monotonic clock.
 var epoch = time.Now()
 
 // NewUnix makes one of c.
-func NewUnix(c *net.UnixConn) *Unix {
-	u := &Unix{Socket: c}
+func NewUnix(c *net.UnixConn) *UnixStream {
+	u := &UnixStream{StreamSocket: c}
 	u.raw, _ = c.SyscallConn() // of a closed connection, which nobody watches
 	u.note(1)
 	return u
 }
 
-func (u *Unix) note(n int) {
+func (u *UnixStream) note(n int) {
 	if n > 0 {
 		u.moved.Store(int64(time.Since(epoch)))
 	}
 }
 
 // Read implements net.Conn.
-func (u *Unix) Read(p []byte) (int, error) {
-	n, err := u.Socket.Read(p)
+func (u *UnixStream) Read(p []byte) (int, error) {
+	n, err := u.StreamSocket.Read(p)
 	u.note(n)
 	return n, err
 }
 
 // Write implements net.Conn.
-func (u *Unix) Write(p []byte) (int, error) {
-	n, err := u.Socket.Write(p)
+func (u *UnixStream) Write(p []byte) (int, error) {
+	n, err := u.StreamSocket.Write(p)
 	u.note(n)
 	return n, err
 }
 
 // quiet is how long nothing has passed.
-func (u *Unix) quiet() time.Duration { return time.Since(epoch) - time.Duration(u.moved.Load()) }
+func (u *UnixStream) quiet() time.Duration { return time.Since(epoch) - time.Duration(u.moved.Load()) }
 
-// unixOf is the Unix that c is or is made of; nil: there is none.
-func unixOf(c net.Conn) *Unix {
+// unixOf is the UnixStream that c is or is made of; nil: there is none.
+func unixOf(c net.Conn) *UnixStream {
 	for {
 		switch of := c.(type) {
-		case *Unix:
+		case *UnixStream:
 			return of
 		case interface{ NetConn() net.Conn }:
 			c = of.NetConn()
@@ -74,8 +74,8 @@ func unixOf(c net.Conn) *Unix {
 }
 
 // Raw is a connection's descriptor, for who watches it; nil: it has none.
-func Raw(c Socket) syscall.RawConn {
-	if u, ok := c.(*Unix); ok {
+func Raw(c StreamSocket) syscall.RawConn {
+	if u, ok := c.(*UnixStream); ok {
 		return u.raw
 	}
 	if s, ok := c.(syscall.Conn); ok {

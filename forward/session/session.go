@@ -31,7 +31,7 @@ var ErrKilled = errors.New("connection closed by egressd")
 type Session struct {
 	shared *Shared
 	Info   downstream.Conn
-	NC     relay.Socket
+	NC     relay.StreamSocket
 	// Stream is NC, or what is within its TLS, of which TLS says what is known; nil: it
 	// has not ended here. Who serves the connection reads them, others ask State.
 	Stream ByteStream
@@ -78,7 +78,7 @@ type Requests interface {
 }
 
 // New is a session of nc, which ends with ctx. End is to be called.
-func New(ctx context.Context, s *Shared, nc relay.Socket, info downstream.Conn) *Session {
+func New(ctx context.Context, s *Shared, nc relay.StreamSocket, info downstream.Conn) *Session {
 	t := &Session{shared: s, Info: info, NC: nc, Stream: nc, Opened: time.Now()}
 	t.Held = t.Lease()
 	t.Relay, t.Ups = relay.NewRelay(s.Pipes, s.Buffers, t.Held), s.Clusters.NewConns(&t.Info, t.Held, t)

@@ -36,7 +36,7 @@ func full(t testing.TB) flow.Event {
 	ref := &policy.Ref{Kind: "ServiceEntry", Namespace: "shop", Name: "api", File: "a.yaml", Line: 3, Column: 1}
 	e := flow.Event{
 		Time: at(0), Kind: flow.Request, Layer: flow.Egress, Workload: "shop/web", Process: flow.Process{PID: 7, UID: 1000, Command: "curl"},
-		Interface: "veth0", Transport: policy.TCP, Proto: "http", Dst: netip.MustParseAddrPort("192.0.2.1:80"), Name: "a.example", Names: []string{"a.example", "b.example"},
+		Interface: "veth0", Transport: policy.TCP, Proto: "http", Dst: netip.MustParseAddrPort("192.0.2.1:80"), Socket: "/run/web.sock", Name: "a.example", Names: []string{"a.example", "b.example"},
 		Verdict: policy.Proxy, Allowed: true, WouldDeny: true, Reason: policy.ReasonAllowed, Rule: ref, Audited: ref, DryRun: ref, Detail: "text",
 		Upstream: netip.MustParseAddrPort("[2001:db8::1]:8080"), Method: "GET", Path: "/a", Status: 200, Retries: 1, ResponseFlags: "UF", StatPrefix: "main",
 		Route: ref, RouteName: "primary", Timeout: time.Second, Destination: "a.example", Subset: "v1",

@@ -28,8 +28,8 @@ const Mode = 0o660
 // ErrInUse says that another process listens at the path.
 var ErrInUse = errors.New("another process listens there")
 
-// Socket listens at a path.
-type Socket struct {
+// LocalListener listens at a path.
+type LocalListener struct {
 	*net.UnixListener
 	path string
 	made fs.FileInfo // what is at the path
@@ -39,7 +39,7 @@ type Socket struct {
 // root's or this user's alone (securedir.Error). A socket that is there already is
 // replaced if nobody listens; if somebody does, the error wraps ErrInUse and says who.
 // What is there and no socket stays, and is an error.
-func Listen(ctx context.Context, path string) (*Socket, error) {
+func Listen(ctx context.Context, path string) (*LocalListener, error) {
 	if err := clear(ctx, path); err != nil {
 		return nil, err
 	}
@@ -62,17 +62,17 @@ func Listen(ctx context.Context, path string) (*Socket, error) {
 
 // Adopt is the socket of a listener that an earlier process had at the path. It must be
 // there still: else nobody could connect, and the error wraps fs.ErrNotExist.
-func Adopt(u *net.UnixListener, path string) (*Socket, error) {
+func Adopt(u *net.UnixListener, path string) (*LocalListener, error) {
 	u.SetUnlinkOnClose(false)
 	return of(u, path)
 }
 
-func of(u *net.UnixListener, path string) (*Socket, error) {
+func of(u *net.UnixListener, path string) (*LocalListener, error) {
 	made, err := os.Lstat(path)
 	if err != nil {
 		return nil, err
 	}
-	return &Socket{u, path, made}, nil
+	return &LocalListener{u, path, made}, nil
 }
 
 // private makes the file of a socket that is bound root's alone, until open: the
@@ -82,7 +82,7 @@ func private(_, _ string, c syscall.RawConn) (err error) {
 }
 
 // open lets the directory's group connect.
-func (s *Socket) open() error {
+func (s *LocalListener) open() error {
 	var dir unix.Stat_t
 	if err := unix.Stat(filepath.Dir(s.path), &dir); err != nil {
 		return &os.PathError{Op: "stat", Path: filepath.Dir(s.path), Err: err}
@@ -91,7 +91,7 @@ func (s *Socket) open() error {
 }
 
 // Remove removes the file of the socket, if it is that of s still.
-func (s *Socket) Remove() error {
+func (s *LocalListener) Remove() error {
 	now, err := os.Lstat(s.path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
