@@ -29,15 +29,6 @@ type Drawn struct {
 	connected bool
 }
 
-// Attempts are those of a request before the one that an endpoint is chosen for.
-type Attempts struct {
-	// Tried are the endpoints that are left out while there are others.
-	Tried []ConnKey
-	// Priorities are those of the endpoints so far, which the next attempts leave out as
-	// well; nil: they do not.
-	Priorities *balance.PreviousPriorities
-}
-
 // Draw is DrawAgain where only the endpoints of the attempts before count.
 func (p *Conns) Draw(ctx func() context.Context, u *policy.Upstream, key func(*policy.ConsistentHash) balance.Hash, tried []ConnKey) (Drawn, error) {
 	return p.DrawAgain(ctx, u, key, Attempts{Tried: tried})

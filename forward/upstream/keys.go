@@ -49,6 +49,15 @@ func KeyOf(u *policy.Upstream, http2 bool) ConnKey {
 	return key
 }
 
+// Attempts are those of a request before the one that an endpoint is chosen for.
+type Attempts struct {
+	// Tried are the endpoints that are left out while there are others.
+	Tried []ConnKey
+	// Priorities are those of the endpoints so far, which the next attempts leave out as
+	// well; nil: they do not.
+	Priorities *balance.PreviousPriorities
+}
+
 func triedAt(u *policy.Upstream, i int, tried []ConnKey) bool {
 	return slices.ContainsFunc(tried, func(k ConnKey) bool {
 		if i < len(u.Endpoints) {
