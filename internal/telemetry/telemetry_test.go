@@ -31,10 +31,10 @@ func at(namespace, name string) policy.Ref {
 }
 
 var (
-	cart    = Flow{Layer: flow.Egress, Workload: "shop/cart"}
-	other   = Flow{Layer: flow.Egress, Workload: "node"}
-	visitor = Flow{Layer: flow.Ingress, Workload: "gateway"}
-	toAPI   = Flow{Layer: flow.Kernel, Workload: "shop/cart", To: &policy.Ref{Kind: "ServiceEntry", Namespace: "shop", Name: "api"}}
+	cart    = Scope{Layer: flow.Egress, Workload: "shop/cart"}
+	other   = Scope{Layer: flow.Egress, Workload: "node"}
+	visitor = Scope{Layer: flow.Ingress, Workload: "gateway"}
+	toAPI   = Scope{Layer: flow.Kernel, Workload: "shop/cart", To: &policy.Ref{Kind: "ServiceEntry", Namespace: "shop", Name: "api"}}
 )
 
 // TestScope: which objects act, the nearest last.
@@ -51,7 +51,7 @@ func TestScope(t *testing.T) {
 		&policy.Telemetry{Ref: at("default", "ns")},
 	)
 	for _, c := range []struct {
-		f    Flow
+		f    Scope
 		want []string
 	}{
 		{cart, []string{"mesh", "ns", "carts"}},
@@ -60,10 +60,11 @@ func TestScope(t *testing.T) {
 		{other, []string{"mesh", "ns"}}, // of the namespace default
 	} {
 		var got []string
-		for _, o := range b.Rules(c.f).Objects {
+		first, again := b.Rules(c.f), b.Rules(c.f)
+		for _, o := range first.Objects {
 			got = append(got, o.Name)
 		}
-		if !slices.Equal(got, c.want) || b.Rules(c.f) != b.Rules(c.f) {
+		if !slices.Equal(got, c.want) || first != again {
 			t.Errorf("%+v: %q, want %q", c.f, got, c.want)
 		}
 	}
