@@ -30,7 +30,7 @@ func (t *traces) Begin(in field.List, h *field.List, start time.Time, of session
 	}
 	var rules *telemetry.TraceRules
 	if b := t.rules.Load(); b != nil {
-		f := telemetry.Flow{Layer: of.Layer, Workload: of.Workload}
+		f := telemetry.Subject{Layer: of.Layer, Workload: of.Workload}
 		if of.To != nil {
 			f.To = of.To.Rule
 		}

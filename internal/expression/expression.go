@@ -42,8 +42,8 @@ var foreign = []string{"filter_state", "metadata", "node", "plugin_name", "upstr
 // Attributes gives the attributes of a variable; nil: it has none.
 type Attributes func(variable string) map[string]any
 
-// Program is a compiled expression. It is immutable.
-type Program struct {
+// Expression is a compiled expression. It is immutable.
+type Expression struct {
 	text string
 	run  cel.Program
 }
@@ -62,14 +62,14 @@ var environment = sync.OnceValues(func() (*cel.Env, error) {
 
 // Condition compiles an expression that holds or does not. unknown are the attributes in it
 // that no flow has: with one of them it never holds.
-func Condition(text string) (p *Program, unknown []string, err error) {
+func Condition(text string) (p *Expression, unknown []string, err error) {
 	return compile(text, cel.BoolType)
 }
 
 // Value compiles an expression whose value becomes a text.
-func Value(text string) (p *Program, unknown []string, err error) { return compile(text, nil) }
+func Value(text string) (p *Expression, unknown []string, err error) { return compile(text, nil) }
 
-func compile(text string, want *cel.Type) (*Program, []string, error) {
+func compile(text string, want *cel.Type) (*Expression, []string, error) {
 	if len(text) > maxLength {
 		return nil, nil, fmt.Errorf("it has %d bytes, more than %d", len(text), maxLength)
 	}
@@ -92,7 +92,7 @@ func compile(text string, want *cel.Type) (*Program, []string, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return &Program{text, run}, unknowns(tree.NativeRep().Expr()), nil
+	return &Expression{text, run}, unknowns(tree.NativeRep().Expr()), nil
 }
 
 // unknowns are the attributes that no flow has.
@@ -123,17 +123,17 @@ func unknowns(e ast.Expr) (out []string) {
 }
 
 // String is the expression as it was written.
-func (p *Program) String() string { return p.text }
+func (p *Expression) String() string { return p.text }
 
 // Holds says whether a condition holds. One that can't be evaluated does not, as in
 // Envoy: an attribute of requests is none of a connection's.
-func (p *Program) Holds(a Attributes) bool {
+func (p *Expression) Holds(a Attributes) bool {
 	v, _, err := p.run.Eval(variables(a))
 	return err == nil && v == types.True
 }
 
 // Text is the value as a text, and whether there is one.
-func (p *Program) Text(a Attributes) (string, bool) {
+func (p *Expression) Text(a Attributes) (string, bool) {
 	v, _, err := p.run.Eval(variables(a))
 	if err != nil {
 		return "", false

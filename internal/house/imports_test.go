@@ -103,7 +103,7 @@ var floors = map[string][]string{
 	"./internal/collector":   {"go.opentelemetry.io/proto/", "google.golang.org/protobuf/"},
 	"./internal/telemetry":   {"./internal/expression", "./internal/field", "./internal/flow", "./policy"},
 	"./internal/meshmetrics": {"./internal/field", "./internal/flow", "./internal/telemetry", "./policy", "github.com/prometheus/client_golang/"},
-	"./internal/tracing":     {"./forward/session", "./internal/collector", "./internal/field", "./internal/flow", "./internal/telemetry", "go.opentelemetry.io/", "google.golang.org/protobuf/"},
+	"./internal/tracing":     {"./forward/session", "./internal/collector", "./internal/field", "./internal/flow", "./internal/telemetry", "./policy", "go.opentelemetry.io/", "google.golang.org/protobuf/"},
 	// What DNS answers taught: the rooms ask it, and none of them owns it.
 	"./internal/learned":     {"./policy", "./internal/hostname", "./internal/ipguard"},
 	"./internal/dial":        {"./policy", "golang.org/x/sys/unix"},

@@ -23,7 +23,7 @@ type FlowRules struct {
 // logRules say whether there is a line: never, always, or where one of the filters holds.
 type logRules struct {
 	never   bool
-	filters []*expression.Program
+	filters []*expression.Expression
 }
 
 // TraceRules are what is said of spans.
@@ -40,7 +40,7 @@ type TraceRules struct {
 type metricRules struct {
 	disabled bool
 	gone     []string
-	tags     map[string]*expression.Program
+	tags     map[string]*expression.Expression
 }
 
 // merge puts objects together, the farthest first.
@@ -132,7 +132,7 @@ func (b *Rulebook) metric(r *FlowRules, m policy.TelemetryMetric) {
 		}
 		x := r.metrics[name]
 		if x == nil {
-			x = &metricRules{tags: map[string]*expression.Program{}}
+			x = &metricRules{tags: map[string]*expression.Expression{}}
 			r.metrics[name] = x
 		}
 		if m.Disabled != nil {
@@ -155,7 +155,7 @@ func (r *FlowRules) Logged(o *flow.Observation) bool {
 	if r.log.never || len(r.log.filters) == 0 {
 		return !r.log.never
 	}
-	return slices.ContainsFunc(r.log.filters, func(p *expression.Program) bool { return p.Holds(Attributes(o)) })
+	return slices.ContainsFunc(r.log.filters, func(p *expression.Expression) bool { return p.Holds(Attributes(o)) })
 }
 
 // Counts says whether anything is said of metrics.

@@ -32,7 +32,7 @@ type Rulebook struct {
 	gateway  map[string]string // its labels
 	identity func(workload string) (policy.Identity, bool)
 	targets  map[target]bool
-	programs map[string]*expression.Program // by text; nil: it has no value
+	programs map[string]*expression.Expression // by text; nil: it has no value
 
 	mu   sync.RWMutex
 	kept map[whose]*FlowRules
@@ -56,7 +56,7 @@ func New(s *policy.Snapshot, d Defaults, identity func(string) (policy.Identity,
 	}
 	b := &Rulebook{
 		defaults: d, objects: objects, root: s.RootNamespace(), gateway: s.GatewayLabels(), identity: identity,
-		targets: map[target]bool{}, programs: map[string]*expression.Program{}, kept: map[whose]*FlowRules{},
+		targets: map[target]bool{}, programs: map[string]*expression.Expression{}, kept: map[whose]*FlowRules{},
 	}
 	for _, o := range objects {
 		for _, name := range o.ServiceEntries {
@@ -78,17 +78,17 @@ func New(s *policy.Snapshot, d Defaults, identity func(string) (policy.Identity,
 	return b
 }
 
-// Flow is what rules are found by: who sends, through which part of egressd, and to what;
+// Subject is what rules are found by: who sends, through which part of egressd, and to what;
 // nil: that is not known.
-type Flow struct {
+type Subject struct {
 	Layer    flow.Layer
 	Workload string
 	To       *policy.Ref
 }
 
-// Of is the flow of an observation.
-func Of(o *flow.Observation) Flow {
-	f := Flow{Layer: o.Layer, Workload: o.Workload}
+// Of is the subject of an observation.
+func Of(o *flow.Observation) Subject {
+	f := Subject{Layer: o.Layer, Workload: o.Workload}
 	switch {
 	case o.To != nil:
 		f.To = o.To.Rule
@@ -99,7 +99,7 @@ func Of(o *flow.Observation) Flow {
 }
 
 // Rules are those of a flow. They are immutable.
-func (b *Rulebook) Rules(f Flow) *FlowRules {
+func (b *Rulebook) Rules(f Subject) *FlowRules {
 	k := whose{gateway: f.Layer == flow.Ingress, workload: f.Workload}
 	if f.To != nil && f.To.Kind == "ServiceEntry" && b.targets[target{f.To.Namespace, f.To.Name}] {
 		k.to = target{f.To.Namespace, f.To.Name}

@@ -31,10 +31,10 @@ func at(namespace, name string) policy.Ref {
 }
 
 var (
-	cart    = Flow{Layer: flow.Egress, Workload: "shop/cart"}
-	other   = Flow{Layer: flow.Egress, Workload: "node"}
-	visitor = Flow{Layer: flow.Ingress, Workload: "gateway"}
-	toAPI   = Flow{Layer: flow.Kernel, Workload: "shop/cart", To: &policy.Ref{Kind: "ServiceEntry", Namespace: "shop", Name: "api"}}
+	cart    = Subject{Layer: flow.Egress, Workload: "shop/cart"}
+	other   = Subject{Layer: flow.Egress, Workload: "node"}
+	visitor = Subject{Layer: flow.Ingress, Workload: "gateway"}
+	toAPI   = Subject{Layer: flow.Kernel, Workload: "shop/cart", To: &policy.Ref{Kind: "ServiceEntry", Namespace: "shop", Name: "api"}}
 )
 
 // TestScope: which objects act, the nearest last.
@@ -51,7 +51,7 @@ func TestScope(t *testing.T) {
 		&policy.Telemetry{Ref: at("default", "ns")},
 	)
 	for _, c := range []struct {
-		f    Flow
+		f    Subject
 		want []string
 	}{
 		{cart, []string{"mesh", "ns", "carts"}},

@@ -25,7 +25,7 @@ func translateTelemetries(l *loader, cfg *policy.Config) {
 	for _, d := range oldest(l.telemetries) {
 		t := once(l, d.object, nil, func() *policy.Telemetry {
 			l.leans = true // on the MeshConfig
-			return telemetry.Translate(telemetry.Object{Checker: d.Checker, Ref: d.ref, Spec: d.spec(), V: d.v, Providers: providers})
+			return telemetry.Translate(telemetry.TelemetryObject{Checker: d.Checker, Ref: d.ref, Spec: d.spec(), V: d.v, Providers: providers})
 		})
 		if t != nil {
 			cfg.Telemetries = append(cfg.Telemetries, t)

@@ -18,8 +18,8 @@ import (
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
 
-// Object is a Telemetry as it was read.
-type Object struct {
+// TelemetryObject is a Telemetry as it was read.
+type TelemetryObject struct {
 	check.Checker
 	Ref       policy.Ref
 	Spec      *strictyaml.Node
@@ -29,13 +29,13 @@ type Object struct {
 
 // translation is that of one Telemetry.
 type translation struct {
-	Object
+	TelemetryObject
 	out *policy.Telemetry
 }
 
 // Translate translates a Telemetry, and says what is wrong with it; nil: it is for
 // nothing that there is here.
-func Translate(o Object) *policy.Telemetry {
+func Translate(o TelemetryObject) *policy.Telemetry {
 	t := translation{o, &policy.Telemetry{Ref: o.Ref}}
 	acts := t.scope()
 	for i, l := range o.V.AccessLogging {
