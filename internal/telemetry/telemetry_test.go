@@ -60,10 +60,11 @@ func TestScope(t *testing.T) {
 		{other, []string{"mesh", "ns"}}, // of the namespace default
 	} {
 		var got []string
-		for _, o := range b.Rules(c.f).Objects {
+		first := b.Rules(c.f)
+		for _, o := range first.Objects {
 			got = append(got, o.Name)
 		}
-		if !slices.Equal(got, c.want) || b.Rules(c.f) != b.Rules(c.f) {
+		if !slices.Equal(got, c.want) || b.Rules(c.f) != first {
 			t.Errorf("%+v: %q, want %q", c.f, got, c.want)
 		}
 	}
