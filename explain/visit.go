@@ -85,7 +85,8 @@ func (x *explainer) listener(s *policy.Snapshot, gateway string) *policy.Gateway
 	var open []string
 	var socket *policy.GatewayListener
 	for _, l := range s.Listeners() {
-		open = append(open, fmt.Sprintf("%s (%s)", l.Place(), l.Name))
+		at := strings.TrimPrefix(l.Place(), "port ")
+		open = append(open, fmt.Sprintf("%s (%s)", at, l.Name))
 		if l.Unix != "" && gateway != "" && socket == nil && slices.Contains(strings.Split(l.Name, ","), gateway) {
 			socket = l // a question has no other way to name one
 		}
