@@ -92,7 +92,7 @@ func TestVisit(t *testing.T) {
 		{"a.example.com:9000", "", "192.0.2.1", "", "", policy.Proxy, policy.ReasonAllowed, "goes on to app.internal port 81"},
 		{"https://a.example.com:80/", "", "192.0.2.1", "", "", policy.Deny, policy.ReasonNotHTTP, "TLS comes"},
 		{"http://a.example.com:443/", "", "192.0.2.1", "", "", policy.Deny, policy.ReasonNotTLS, "plain text comes"},
-		{"http://a.example.com:81/", "", "192.0.2.1", "", "", policy.Deny, policy.ReasonNoRule, "open are port 80 (shop/edge)"},
+		{"http://a.example.com:81/", "", "192.0.2.1", "", "", policy.Deny, policy.ReasonNoRule, "open are 80 (shop/edge)"},
 		{"http://a.example.com/", "shop/none", "192.0.2.1", "", "", policy.Deny, policy.ReasonNoRule, "nothing listens there"},
 	} {
 		target, err := ParseTarget(c.target)
