@@ -135,3 +135,60 @@ func TestMeshAccessLog(t *testing.T) {
 		t.Error("there were lines before")
 	}
 }
+
+// TestTelemetry: a Telemetry object chooses what is in the access log and what labels
+// the metrics have; without it, everything is and they have none of it.
+func TestTelemetry(t *testing.T) {
+	t.Parallel()
+	n := start(t, seed(t, "googleapis.yaml"), nil, "--access-log", "{dir}/access.log", "--access-log-format", "%REQ(:PATH)% %RESPONSE_CODE%")
+	path := filepath.Join(n.Dir(), "access.log")
+	lines := func() string { log, _ := os.ReadFile(path); return string(log) }
+	ask := func(status int, family, host, path string) {
+		t.Helper()
+		if a := n.curl(t, n.in, family, "-H", "Host: "+host, "http://"+world.GoogleAPIs+path); a.status != status {
+			t.Errorf("%s %s: %+v", family, path, a)
+		}
+	}
+	const tagged = `team="shop"`
+	page := func() string { return n.curl(t, nil, "http://127.0.0.1:15020/stats/prometheus").body }
+	for _, family := range []string{"-4", "-6"} {
+		before := "/echo?before" + family
+		ask(200, family, world.GoogleAPIs, before)
+		eventually(t, soon, "a line before", func() bool { return strings.Contains(lines(), before+" 200\n") })
+	}
+	if series(page(), "istio_requests_total", tagged) {
+		t.Error("the label was there before")
+	}
+
+	n.write(t, "telemetry.yaml", `apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: mesh, namespace: istio-system}
+spec:
+  accessLogging:
+  - filter: {expression: response.code >= 400}
+  metrics:
+  - providers: [{name: prometheus}]
+    overrides:
+    - match: {metric: REQUEST_COUNT}
+      tagOverrides:
+        team: {value: "'shop'"}
+        path: {value: request.url_path}
+        response_flags: {operation: REMOVE}
+`)
+	eventually(t, soon, "the label is there", func() bool {
+		ask(200, "-4", world.GoogleAPIs, "/echo?probe")
+		return series(page(), "istio_requests_total", tagged, `path="/echo"`, `response_flags=""`)
+	})
+	for _, family := range []string{"-4", "-6"} {
+		ask(200, family, world.GoogleAPIs, "/echo?good"+family)
+		ask(502, family, "evil.example", "/bad"+family)
+		// A line comes in the order of its request, so the good one would be there.
+		eventually(t, soon, "the line of what was denied", func() bool { return strings.Contains(lines(), "/bad"+family+" 502\n") })
+	}
+	if strings.Contains(lines(), "/echo?good") {
+		t.Errorf("what the filter leaves out has lines:\n%s", lines())
+	}
+	if series(page(), "istio_request_duration_milliseconds_count", tagged) {
+		t.Error("the label is on another metric too")
+	}
+}
