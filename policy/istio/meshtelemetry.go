@@ -31,12 +31,29 @@ func (m *meshSource) telemetry() policy.MeshTelemetry {
 	if c := m.v.DefaultConfig; c != nil {
 		m.tracing(&out, c.Tracing)
 	}
+	m.tellProviders()
 	providers := telemetry.NewProviders(m.v)
 	out.DefaultLogs = providers.Known(telemetry.Logs, m.v.DefaultProviders.GetAccessLogging())
 	for _, name := range m.v.DefaultProviders.GetTracing() {
 		collector(&out, m.v, name)
 	}
 	return out
+}
+
+// tellProviders says what of the providers does not act.
+func (m *meshSource) tellProviders() {
+	at := m.at.KeyOf("extensionProviders")
+	for _, e := range m.v.ExtensionProviders {
+		switch what := telemetry.SignalOf(e); {
+		case what == "":
+			m.Say(Note, at, "%s does not act on egressd", "extensionProviders "+e.Name)
+		case what == telemetry.Logs:
+			m.Say(Note, at, "%s does not act on egressd", "what extensionProviders "+e.Name+" says of a place and a format (the access log is where accessLogFile or run's --access-log has it)")
+		}
+	}
+	if len(m.v.DefaultProviders.GetMetrics()) > 0 {
+		m.Say(Note, m.at.KeyOf("defaultProviders"), "%s does not act on egressd", "defaultProviders.metrics (there are always metrics)")
+	}
 }
 
 // says whether a field is written, whatever its value.

@@ -28,7 +28,7 @@ type Providers struct{ by map[string][]string }
 func NewProviders(m *meshapi.MeshConfig) Providers {
 	p := Providers{map[string][]string{Logs: {"envoy", "otel"}, Traces: {"otel", "zipkin"}, Metrics: {"prometheus"}}}
 	for _, e := range m.GetExtensionProviders() {
-		if s := signal(e); s != "" && e.Name != "" && !slices.Contains(p.by[s], e.Name) {
+		if s := SignalOf(e); s != "" && e.Name != "" && !slices.Contains(p.by[s], e.Name) {
 			p.by[s] = append(p.by[s], e.Name)
 		}
 	}
@@ -49,8 +49,8 @@ func (p Providers) Known(signal string, list []string) (out []string) {
 	return out
 }
 
-// signal is what an extension provider is for; "": nothing that egressd does.
-func signal(e *meshapi.MeshConfig_ExtensionProvider) string {
+// SignalOf is what an extension provider is for; "": nothing that egressd does.
+func SignalOf(e *meshapi.MeshConfig_ExtensionProvider) string {
 	switch e.Provider.(type) {
 	case *meshapi.MeshConfig_ExtensionProvider_EnvoyFileAccessLog, *meshapi.MeshConfig_ExtensionProvider_EnvoyOtelAls:
 		return Logs
