@@ -74,7 +74,7 @@ func (s Sizes) apply(spec *ebpf.CollectionSpec) {
 // moment (measured on Linux 6.18, which charges it to the process as older kernels
 // do in part; TestMemoryLimit), and what they take as long as they are there.
 const (
-	verifying    = 27 << 20
+	verifying    = 16 << 20
 	programsSize = 4 << 20
 )
 

@@ -76,6 +76,7 @@ scrape_configs:
 - job_name: egressd
   static_configs: [{targets: ["127.0.0.1:15020"]}]
 `))
+	eventually(t, soon, "Prometheus is ready", func() bool { return n.curl(t, nil, "http://"+at.String()+"/-/ready").status == 200 })
 	open := panelQueries(t)
 	for expr, title := range open {
 		for _, part := range silent {
