@@ -94,7 +94,7 @@ func TestStoredSockets(t *testing.T) {
 		n.learn(t, world.API)
 		rounds, failed, what := client.ended(t)
 		t.Logf("stored %v: the start took %v; %d of %d failed: %s", stored, took, failed, rounds, what)
-		if rounds < 12 { // most of the time they wait
+		if rounds < 4 { // each kind once: a start is short, and most of it they wait
 			t.Errorf("only %d attempts", rounds)
 		}
 		return failed, what
