@@ -4,13 +4,11 @@ package otlptest
 
 import (
 	"context"
-	"io"
 	"net"
 	"net/netip"
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -89,38 +87,7 @@ func lead(t *testing.T, w *world.World, from, to string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	var work sync.WaitGroup
-	work.Go(func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			work.Go(func() { carry(ctx, c, to) })
-		}
-	})
-	t.Cleanup(func() {
-		cancel()
-		_ = ln.Close() // nothing listens there any more, either way
-		work.Wait()
-	})
-}
-
-// carry carries one connection.
-func carry(ctx context.Context, c net.Conn, to string) {
-	defer c.Close()
-	up, err := new(net.Dialer).DialContext(ctx, "tcp", to)
-	if err != nil {
-		return // who sends sees that
-	}
-	defer up.Close()
-	defer context.AfterFunc(ctx, func() { c.Close(); up.Close() })()
-	var back sync.WaitGroup
-	back.Go(func() { _, _ = io.Copy(c, up); c.Close() }) // it ends when either side does
-	_, _ = io.Copy(up, c)
-	up.Close()
-	back.Wait()
+	testenv.Lead(t, ln, func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "tcp", to) })
 }
 
 // bodies are the lines that came with an attribute, and text what all have.

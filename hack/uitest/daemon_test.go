@@ -5,7 +5,6 @@ package uitest
 import (
 	"context"
 	"encoding/json"
-	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -13,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -77,39 +75,10 @@ func (n *node) lead(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	var work sync.WaitGroup
-	work.Go(func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			work.Go(func() { n.carry(ctx, c) })
-		}
-	})
-	t.Cleanup(func() {
-		cancel()
-		_ = ln.Close() // nothing listens there any more, either way
-		work.Wait()
+	testenv.Lead(t, ln, func(ctx context.Context) (net.Conn, error) {
+		return n.Node.Dial(ctx, "tcp", netip.MustParseAddrPort("127.0.0.1:15000"))
 	})
 	return "http://" + ln.Addr().String()
-}
-
-// carry carries one connection to the admin address.
-func (n *node) carry(ctx context.Context, c net.Conn) {
-	defer c.Close()
-	up, err := n.Node.Dial(ctx, "tcp", netip.MustParseAddrPort("127.0.0.1:15000"))
-	if err != nil {
-		return // the browser sees that
-	}
-	defer up.Close()
-	defer context.AfterFunc(ctx, func() { c.Close(); up.Close() })()
-	var back sync.WaitGroup
-	back.Go(func() { _, _ = io.Copy(c, up); c.Close() }) // it ends when either side does
-	_, _ = io.Copy(up, c)
-	up.Close()
-	back.Wait()
 }
 
 // curl asks from within what is captured, under a name of the program, and returns the

@@ -3,10 +3,7 @@
 package uitest
 
 import (
-	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"testing"
 
 	"github.com/egressd/egressd/internal/testenv"
@@ -16,22 +13,8 @@ import (
 var egressd string
 
 func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "egressd-uitest-")
-	if err == nil {
-		egressd = filepath.Join(dir, "egressd")
-		build := exec.Command("go", "build", "-C", "../..", "-o", egressd, "./cmd/egressd")
-		build.Stdout, build.Stderr = os.Stderr, os.Stderr
-		err = build.Run()
-	}
-	code := 1
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-	} else {
-		code = testenv.Main(m)
-	}
-	if err := os.RemoveAll(dir); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
+	os.Exit(testenv.MainBuilt(m, func(dir string) (err error) {
+		egressd, err = testenv.Build(dir, "egressd", "../../cmd/egressd")
+		return err
+	}))
 }

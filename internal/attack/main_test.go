@@ -4,7 +4,6 @@ package attack
 
 import (
 	"flag"
-	"fmt"
 	"os"
 	"testing"
 
@@ -24,19 +23,8 @@ func TestMain(m *testing.M) {
 	if os.Geteuid() != 0 {
 		os.Exit(m.Run()) // what needs root skips
 	}
-	dir, err := os.MkdirTemp("", "egressd-attack-")
-	if err == nil {
+	os.Exit(testenv.MainBuilt(m, func(dir string) (err error) {
 		egressd, err = testenv.Build(dir, "egressd", "../../cmd/egressd")
-	}
-	code := 1
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-	} else {
-		code = testenv.Main(m)
-	}
-	if err := os.RemoveAll(dir); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
+		return err
+	}))
 }

@@ -109,13 +109,7 @@ func (s *SocketSet) Listener(name string, at netip.AddrPort) *net.TCPListener {
 	if !ok {
 		return nil
 	}
-	f := os.NewFile(uintptr(fd), name)
-	defer f.Close()
-	ln, err := net.FileListener(f)
-	if err != nil {
-		return nil
-	}
-	t, _ := ln.(*net.TCPListener) // as net makes of each TCP socket
+	t, _ := listener(fd, name).(*net.TCPListener) // as net makes of each TCP socket
 	return t
 }
 
@@ -133,14 +127,19 @@ func (s *SocketSet) Unix(name, path string) *net.UnixListener {
 	if !ok {
 		return nil
 	}
+	u, _ := listener(fd, name).(*net.UnixListener) // as net makes of each unix socket
+	return u
+}
+
+// listener is what net makes of a descriptor, which it closes; nil: it is none.
+func listener(fd int, name string) net.Listener {
 	f := os.NewFile(uintptr(fd), name)
 	defer f.Close()
 	ln, err := net.FileListener(f)
 	if err != nil {
 		return nil
 	}
-	u, _ := ln.(*net.UnixListener) // as net makes of each unix socket
-	return u
+	return ln
 }
 
 // Packet takes the UDP socket at an address out of the set; nil: there is none.
