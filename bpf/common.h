@@ -182,6 +182,15 @@ __noinline __u64 egd_skb_cgroup(struct __sk_buff *skb)
 	return w.found;
 }
 
+/* The packet's full socket; NULL for one of nobody here, and for a request or a
+ * TIME_WAIT, whose fields the verifier lets nobody read. */
+static __always_inline struct bpf_sock *full_socket(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	return sk ? bpf_sk_fullsock(sk) : NULL;
+}
+
 /* The workload of the socket that a packet comes from. */
 static __always_inline struct egd_workload *find_skb_workload(struct __sk_buff *skb)
 {

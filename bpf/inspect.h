@@ -66,14 +66,11 @@ __noinline int egd_block(struct egd_socket *st, const struct packet *p, const st
  * and so is what is in the ring of an older version, which nobody reads. */
 __noinline int egd_stay_blocked(struct __sk_buff *skb, struct egd_socket *st)
 {
-	struct bpf_sock *sk = skb->sk;
+	struct bpf_sock *sk = full_socket(skb);
 	struct packet p = {};
 	bool tcp;
 
 	if (!sk || !st)
-		return 0;
-	sk = bpf_sk_fullsock(sk);
-	if (!sk)
 		return 0;
 	tcp = sk->protocol == IPPROTO_TCP && egd_read_segment(skb, &p);
 	/* The end of the socket is told to the other side, which would wait for
@@ -322,14 +319,11 @@ static __always_inline void tell_first(struct __sk_buff *skb, struct bpf_sock *s
 __noinline int egd_judge_segment(struct __sk_buff *skb)
 {
 	struct egd_config *cfg = get_config();
-	struct bpf_sock *sk = skb->sk;
+	struct bpf_sock *sk = full_socket(skb);
 	struct packet p = {};
 	struct egd_socket *st;
 
 	if (!cfg || !sk)
-		return 0;
-	sk = bpf_sk_fullsock(sk);
-	if (!sk)
 		return 0;
 	st = bpf_sk_storage_get(&egd_sockets, sk, 0, 0);
 	if (!st)

@@ -28,16 +28,13 @@ static __always_inline bool is_forged(struct __sk_buff *skb, const struct packet
  * socket: who sends one may send millions. */
 __noinline int egd_drop(struct __sk_buff *skb, __u8 reason)
 {
-	struct bpf_sock *sk = skb->sk;
+	struct bpf_sock *sk = full_socket(skb);
 	struct egd_workload *wl;
 	struct packet p = {};
 	struct egd_socket *st;
 	struct egd_event *e;
 
 	count(reason);
-	if (!sk)
-		return 0;
-	sk = bpf_sk_fullsock(sk);
 	if (!sk)
 		return 0;
 	st = bpf_sk_storage_get(&egd_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
@@ -102,13 +99,10 @@ __noinline int egd_strays(struct __sk_buff *skb)
  * that NAT leads away. Nobody would answer, so it is ended. */
 __noinline int egd_first_segment(struct __sk_buff *skb, bool off)
 {
-	struct bpf_sock *sk = skb->sk;
+	struct bpf_sock *sk = full_socket(skb);
 	struct packet p = {};
 	struct egd_socket *st;
 
-	if (!sk)
-		return 0;
-	sk = bpf_sk_fullsock(sk);
 	if (!sk)
 		return 0;
 	st = bpf_sk_storage_get(&egd_sockets, sk, 0, 0);
@@ -204,15 +198,12 @@ static __always_inline int judge_datagram(struct __sk_buff *skb, struct bpf_sock
 __noinline int egd_egress_udp(struct __sk_buff *skb, struct egd_socket *st)
 {
 	struct egd_config *cfg = get_config();
-	struct bpf_sock *sk = skb->sk;
+	struct bpf_sock *sk = full_socket(skb);
 	const struct egd_dst *server;
 	bool gate, own_netns, local;
 	struct packet packet = {}, *p = &packet;
 	__u32 slot;
 
-	if (!sk)
-		return 0;
-	sk = bpf_sk_fullsock(sk);
 	if (!sk)
 		return 0;
 	if (!cfg || !egd_read_datagram(skb, p))
@@ -284,13 +275,10 @@ static __always_inline bool is_outside(struct __sk_buff *skb, const struct egd_s
 /* Everything that a captured socket sends. */
 static __always_inline int egress(struct __sk_buff *skb)
 {
-	struct bpf_sock *sk = skb->sk;
+	struct bpf_sock *sk = full_socket(skb);
 	struct egd_socket *st;
 	__u32 proto, type;
 
-	if (!sk)
-		return 1;
-	sk = bpf_sk_fullsock(sk);
 	if (!sk)
 		return 1;
 	/* Read once: the verifier wants fields of sk at their offsets, not an

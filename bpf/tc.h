@@ -23,12 +23,11 @@ static __always_inline bool socket_decided(struct __sk_buff *skb, const struct p
 					   bool *inspected)
 {
 	const __u32 *dst = (const __u32 *)p->to.addr;
-	struct bpf_sock *sk = skb->sk;
+	struct bpf_sock *sk = full_socket(skb);
 	struct egd_socket *st;
 
 	if (!sk || !p->parsed)
 		return false;
-	sk = bpf_sk_fullsock(sk);
 	if (!sk || sk->protocol != p->to.proto ||
 	    sk->type != (p->to.proto == IPPROTO_TCP ? SOCK_STREAM : SOCK_DGRAM) ||
 	    sk->dst_port != p->to.port || sk->src_port != bpf_ntohs(p->sport))
@@ -68,11 +67,10 @@ static __always_inline __u8 verdict_of(const struct pkt_ctx *w, const struct egd
 static __always_inline bool is_redirected(struct __sk_buff *skb, const struct pkt_ctx *w,
 					  const struct egd_config *cfg)
 {
-	struct bpf_sock *sk = skb->sk;
+	struct bpf_sock *sk = full_socket(skb);
 
 	if (!sk || !is_own_port(&w->p.to))
 		return false;
-	sk = bpf_sk_fullsock(sk);
 	return sk && (sk->family == AF_INET || sk->family == AF_INET6) && sk->type == SOCK_DGRAM &&
 	       sk->protocol == w->p.to.proto && sk->src_port == bpf_ntohs(w->p.sport) &&
 	       find_skb_workload(skb) != NULL;
@@ -344,11 +342,10 @@ static __always_inline void set_port_53(struct __sk_buff *skb, const struct pack
 static __always_inline bool follow_frame(struct __sk_buff *skb)
 {
 	struct egd_config *cfg = get_config();
-	struct bpf_sock *sk = skb->sk;
+	struct bpf_sock *sk = full_socket(skb);
 
 	if (!cfg || !sk || skb->ingress_ifindex)
 		return true;
-	sk = bpf_sk_fullsock(sk);
 	if (!sk || sk->family != AF_PACKET)
 		return true;
 	if ((cfg->above && egd_follow() == EGD_NOBODY) || egd_container() == EGD_NOBODY) {
@@ -362,13 +359,10 @@ static __always_inline bool follow_frame(struct __sk_buff *skb)
 static __noinline int frame(struct __sk_buff *skb)
 {
 	struct egd_iface who = {};
-	struct bpf_sock *sk = skb->sk;
+	struct bpf_sock *sk = full_socket(skb);
 	struct egd_workload *wl;
 	struct pkt_ctx w = {};
 
-	if (!sk)
-		return TC_PASS;
-	sk = bpf_sk_fullsock(sk);
 	if (!sk || sk->family != AF_PACKET)
 		return TC_PASS;
 	wl = find_skb_workload(skb);
