@@ -2,7 +2,8 @@
 
 package main
 
-// originConf: directory, address, gateway port. The answer is 512 bytes.
+// originConf: directory, address, gateway port, upload port. The answer is 512 bytes, or
+// a large one from a file; nginx by itself answers before it has read what is sent.
 const originConf = `daemon off; user root; worker_processes 1; worker_rlimit_nofile 65536; pid %[1]s/origin.pid; error_log stderr crit;
 events { worker_connections 32768; multi_accept on; }
 http {
@@ -11,7 +12,10 @@ http {
   server {
     listen %[2]s:80 backlog=8192; listen %[2]s:443 ssl backlog=8192; listen %[2]s:%[3]d ssl backlog=8192;
     ssl_protocols TLSv1.2 TLSv1.3; ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256; ssl_ecdh_curve X25519;
+    client_max_body_size 0;
     location / { default_type text/plain; return 200 "` + payload + `"; }
+    location = ` + largePath + ` { root %[1]s; sendfile on; }
+    location = ` + uploadPath + ` { proxy_pass http://%[2]s:%[4]d; proxy_http_version 1.1; proxy_request_buffering off; }
   }
 }
 `
@@ -28,6 +32,7 @@ http {
   upstream origin { server %[2]s:80; keepalive 64; keepalive_requests 1000000000; }
   server {
     listen 127.0.0.2:80 backlog=8192;
+    client_max_body_size 0; proxy_request_buffering off; proxy_max_temp_file_size 0;
     location / { proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $host; }
   }
   server {
@@ -54,6 +59,7 @@ http {
   upstream origin { server %[2]s:80; }
   server {
     listen 127.0.0.5:80 backlog=8192;
+    client_max_body_size 0; proxy_request_buffering off; proxy_max_temp_file_size 0;
     location / { proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Host $host; }
   }
 }

@@ -48,6 +48,11 @@ func benchmarks() []benchmark {
 			return b.wrk(ctx, c, url, closing)
 		}}
 	}
+	large := func(key, name string, upload bool) benchmark {
+		return benchmark{key, name, "Gbit/s", "ms CPU/GB", 1e3, func(b *bench, ctx context.Context, c subject) (sample, error) {
+			return b.large(ctx, c, upload)
+		}}
+	}
 	streams := func(key, name string, port uint16, n int, hello bool) benchmark {
 		return benchmark{key, name, "Gbit/s", "ms CPU/GB", 1e3, func(b *bench, ctx context.Context, c subject) (sample, error) {
 			return b.streams(ctx, c, port, n, hello)
@@ -61,6 +66,8 @@ func benchmarks() []benchmark {
 	return []benchmark{
 		http("http", "HTTP keep-alive", "req/s", "µs CPU/req", "http://"+host+"/", false),
 		http("http-new", "HTTP new connections", "conn/s", "µs CPU/req", "http://"+host+"/", true),
+		large("http-down", "HTTP, large answers", false),
+		large("http-up", "HTTP, large requests", true),
 		http("tls-new", "TLS new connections", "conn/s", "µs CPU/conn", "https://"+host+"/", true),
 		visit(terminateKey, "TLS that ends here, keep-alive", "req/s", "µs CPU/req", "/", false),
 		visit(handshakeKey, "TLS that ends here, full handshakes", "conn/s", "µs CPU/conn", "/direct", true),
@@ -127,15 +134,22 @@ func (b *bench) wrk(ctx context.Context, c subject, url string, closing bool) (s
 	if c.httpOnly && strings.HasPrefix(url, "https:") {
 		return sample{}, errNoPart
 	}
-	line := []string{"wrk", "-t1", "-c" + strconv.Itoa(b.conns), "-d" + strconv.Itoa(int(b.duration.Seconds())) + "s"}
+	var flags []string
 	if closing {
-		line = append(line, "-H", "Connection: close")
+		flags = []string{"-H", "Connection: close"}
 	}
+	return b.load(ctx, c, b.conns, append(flags, url)...)
+}
+
+// load has wrk send requests over conns connections; flags are what it is called with
+// besides.
+func (b *bench) load(ctx context.Context, c subject, conns int, flags ...string) (sample, error) {
+	line := []string{"wrk", "-t1", "-c" + strconv.Itoa(conns), "-d" + strconv.Itoa(int(b.duration.Seconds())) + "s"}
 	before, err := c.cpuTime()
 	if err != nil {
 		return sample{}, err
 	}
-	out, err := b.client(ctx, c, append(line, url)...).CombinedOutput()
+	out, err := b.client(ctx, c, append(line, flags...)...).CombinedOutput()
 	if err != nil {
 		return sample{}, fmt.Errorf("wrk: %w: %s", err, out)
 	}

@@ -213,10 +213,10 @@ func (b *bench) write(name, content string) (string, error) {
 
 // origin is nginx with a small answer on 80 and 443, and the sink.
 func (b *bench) origin(ctx context.Context) error {
-	if err := writeCert(b.dir); err != nil {
+	if err := errors.Join(writeCert(b.dir), writeLarge(b.dir)); err != nil {
 		return err
 	}
-	conf, err := b.write("origin.conf", fmt.Sprintf(originConf, b.dir, originV4, gatewayPort))
+	conf, err := b.write("origin.conf", fmt.Sprintf(originConf, b.dir, originV4, gatewayPort, uploadPort))
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"strconv"
@@ -136,7 +137,8 @@ func (b *bench) received(ctx context.Context) (r received, err error) {
 }
 
 // sink is the origin: it reads and forgets what comes in on tcpPort and
-// tlsPort. A connection to sinkPort is told how much that was.
+// tlsPort, and the large requests on uploadPort. A connection to sinkPort is told how
+// much came in on the first two.
 func sink(addr string) error {
 	var total, open atomic.Int64
 	start := time.Now()
@@ -158,6 +160,11 @@ func sink(addr string) error {
 			}
 		})
 	}
+	uploads, err := net.Listen("tcp", net.JoinHostPort(addr, strconv.Itoa(uploadPort)))
+	if err != nil {
+		return err
+	}
+	go func() { _ = http.Serve(uploads, http.HandlerFunc(takeUpload)) }() // until the process is killed
 	ln, err := net.Listen("tcp", net.JoinHostPort(addr, strconv.Itoa(sinkPort)))
 	if err != nil {
 		return err
