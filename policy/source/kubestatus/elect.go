@@ -30,9 +30,14 @@ type Election struct {
 	// its holder tries to renew it, Retry how often.
 	Duration, Renew, Retry time.Duration
 	// Check is how often the others look for a holder that is gone; a random half
-	// of it more or less. Many nodes look, one renews.
+	// of it more or less. Many nodes look, one renews. A daemon that has started
+	// looks sooner at first: it may be the heir of the holder.
 	Check time.Duration
 }
+
+// firstCheck is how long a daemon that has started waits before it looks again; each
+// wait is twice the one before, up to Election.Check.
+const firstCheck = time.Second
 
 // DefaultElection is for clusters of any size: of 5,000 nodes 83 a second look.
 var DefaultElection = Election{Duration: time.Minute, Renew: 45 * time.Second, Retry: 15 * time.Second, Check: time.Minute}
@@ -65,11 +70,13 @@ func newElection(leases coordination.LeasesGetter, namespace, node string, times
 // run works whenever this daemon is the elected one, until ctx is done and the
 // work has ended.
 func (e *election) run(ctx context.Context, work func(context.Context)) {
+	every := min(firstCheck, e.times.Check)
 	for ctx.Err() == nil {
 		if e.vacant(ctx) {
 			e.elect(ctx, work)
 		}
-		wait := time.NewTimer(e.times.Check/2 + rand.N(e.times.Check))
+		wait := time.NewTimer(every/2 + rand.N(every))
+		every = min(2*every, e.times.Check)
 		select {
 		case <-ctx.Done():
 		case <-wait.C:

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	core "k8s.io/api/core/v1"
@@ -214,6 +215,37 @@ func TestElection(t *testing.T) {
 	if worked.Load() != 3 {
 		t.Errorf("%d worked", worked.Load())
 	}
+}
+
+// TestHeirOfTheWriter: a daemon that takes the writer's place, as in an upgrade, goes on
+// writing soon, though those that only look for one that is gone look once a minute.
+func TestHeirOfTheWriter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		api := fakes.NewClientset()
+		begins := func() (cancel context.CancelFunc, works, ended chan bool) {
+			ctx, cancel := context.WithCancel(t.Context())
+			works, ended = make(chan bool), make(chan bool)
+			e := newElection(api.CoordinationV1(), "egressd-system", "node", Election{}, slog.New(slog.DiscardHandler))
+			go func() {
+				defer close(ended)
+				e.run(ctx, func(lead context.Context) { close(works); <-lead.Done() })
+			}()
+			return cancel, works, ended
+		}
+		end, works, ended := begins()
+		<-works
+		endHeir, heirWorks, heirEnded := begins()
+		time.Sleep(3 * time.Second)
+		end()
+		<-ended
+		left := time.Now()
+		<-heirWorks
+		if took := time.Since(left); took > 10*time.Second {
+			t.Errorf("nobody wrote for %v", took)
+		}
+		endHeir()
+		<-heirEnded
+	})
 }
 
 // TestNoLease: where the Lease cannot be had that is said, once, and nobody works.
