@@ -44,7 +44,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	living.Go(func() { a.life.Reloads(life, a.watcher.WaitWritten, func() { a.nodeDNS.Read(a.dns.SetUpstreams) }) })
 	living.Go(func() { a.nodeDNS.Run(life, a.dns.SetUpstreams) })
 	living.Go(func() { a.followHolder(life) })
-	living.Go(func() { a.publisher.Run(life) })
+	living.Go(func() { a.publisher.Run(life, a.holder == nil) })
 	living.Go(func() { a.workloads.Watch(life, a.governor.Rebind) })
 	living.Go(func() { a.containers.Run(life, a.governor.Rebind) })
 	shifts := []*shift.Shift{s}

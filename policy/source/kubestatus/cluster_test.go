@@ -87,7 +87,7 @@ func (s *site) run(t *testing.T, pods Pods) *Publisher {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan bool)
-	go func() { defer close(ended); p.Run(ctx) }()
+	go func() { defer close(ended); p.Run(ctx, true) }()
 	t.Cleanup(func() { cancel(); <-ended })
 	return p
 }
@@ -197,7 +197,7 @@ func helper() int {
 		return 1
 	}
 	fmt.Println("runs")
-	p.Run(ctx)
+	p.Run(ctx, true)
 	return 0
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,9 +36,14 @@ type Election struct {
 	Check time.Duration
 }
 
-// firstCheck is how long a daemon that has started waits before it looks again; each
-// wait is twice the one before, up to Election.Check.
-const firstCheck = time.Second
+const (
+	// firstCheck is how long a daemon that has started waits before it looks again;
+	// each wait is twice the one before, up to Election.Check.
+	firstCheck = time.Second
+	// settling is how long an API server that has just started may refuse what it
+	// has not read the roles of yet.
+	settling = 10 * time.Second
+)
 
 // DefaultElection is for clusters of any size: of 5,000 nodes 83 a second look.
 var DefaultElection = Election{Duration: time.Minute, Renew: 45 * time.Second, Retry: 15 * time.Second, Check: time.Minute}
@@ -46,7 +52,8 @@ var DefaultElection = Election{Duration: time.Minute, Renew: 45 * time.Second, R
 type election struct {
 	leases    coordination.LeasesGetter
 	namespace string
-	identity  string
+	node      string
+	identity  string // is node, "_" and a number
 	times     Election
 	log       *slog.Logger
 	leads     atomic.Bool
@@ -55,16 +62,19 @@ type election struct {
 	// seen is the last holder and renewal, and when that was new.
 	seen   string
 	seenAt time.Time
-	// stood says that this daemon has stood for election, warned that what is
-	// wrong with the Lease was said.
-	stood, warned bool
+	// refusedAt is since when the API server has refused the Lease.
+	refusedAt time.Time
+	// alone says that no other daemon of this node lives: a Lease that one has is
+	// one's that was killed. stood says that this daemon has stood for election,
+	// warned that what is wrong with the Lease was said.
+	alone, stood, warned bool
 }
 
 func newElection(leases coordination.LeasesGetter, namespace, node string, times Election, log *slog.Logger) *election {
 	if times == (Election{}) {
 		times = DefaultElection
 	}
-	return &election{leases: leases, namespace: namespace, identity: fmt.Sprintf("%s_%08x", node, rand.Uint32()), times: times, log: log}
+	return &election{leases: leases, namespace: namespace, node: node, identity: fmt.Sprintf("%s_%08x", node, rand.Uint32()), times: times, log: log}
 }
 
 // run works whenever this daemon is the elected one, until ctx is done and the
@@ -101,14 +111,24 @@ func (e *election) vacant(ctx context.Context) bool {
 		}
 		return true
 	case errors.IsForbidden(err):
-		e.warn(err.Error())
+		if e.refusedAt.IsZero() {
+			e.refusedAt = time.Now()
+		}
+		if time.Since(e.refusedAt) >= min(settling, e.times.Check) {
+			e.warn(err.Error())
+		}
 		return false
 	case err != nil:
 		e.log.Debug("the Lease of the one that writes statuses could not be read; traffic is not concerned", "error", err)
 		return false
 	case l.Spec.HolderIdentity == nil || *l.Spec.HolderIdentity == "":
 		return true
+	case e.alone && strings.HasPrefix(*l.Spec.HolderIdentity, e.node+"_"):
+		l.Spec.HolderIdentity = new(string)
+		_, err := e.leases.Leases(e.namespace).Update(call, l, meta.UpdateOptions{})
+		return err == nil // else it is not what it was, and is looked at again
 	}
+	e.refusedAt = time.Time{}
 	seen := fmt.Sprint(*l.Spec.HolderIdentity, l.Spec.RenewTime)
 	if seen != e.seen {
 		e.seen, e.seenAt = seen, time.Now()

@@ -112,11 +112,13 @@ func New(o Options) (*Publisher, error) {
 // Record implements flow.Sink. It never waits.
 func (p *Publisher) Record(e flow.Event) { p.events.Record(e) }
 
-// Run tells what there is to tell until ctx is done.
-func (p *Publisher) Run(ctx context.Context) {
+// Run tells what there is to tell until ctx is done. alone says that no other daemon of
+// this node lives, so that what one has of the election is nobody's.
+func (p *Publisher) Run(ctx context.Context, alone bool) {
 	if p == nil {
 		return
 	}
+	p.election.alone = alone
 	defer p.close()
 	var parts sync.WaitGroup
 	parts.Go(func() { p.events.Run(ctx) })

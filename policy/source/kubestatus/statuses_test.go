@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	coordination "k8s.io/api/coordination/v1"
 	core "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -217,24 +218,14 @@ func TestElection(t *testing.T) {
 	}
 }
 
-// TestHeirOfTheWriter: a daemon that takes the writer's place, as in an upgrade, goes on
+// TestHeirOfTheWriter: a daemon that takes the writer's place in an upgrade goes on
 // writing soon, though those that only look for one that is gone look once a minute.
 func TestHeirOfTheWriter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api := fakes.NewClientset()
-		begins := func() (cancel context.CancelFunc, works, ended chan bool) {
-			ctx, cancel := context.WithCancel(t.Context())
-			works, ended = make(chan bool), make(chan bool)
-			e := newElection(api.CoordinationV1(), "egressd-system", "node", Election{}, slog.New(slog.DiscardHandler))
-			go func() {
-				defer close(ended)
-				e.run(ctx, func(lead context.Context) { close(works); <-lead.Done() })
-			}()
-			return cancel, works, ended
-		}
-		end, works, ended := begins()
+		end, works, ended := stands(t, api, "node1", false)
 		<-works
-		endHeir, heirWorks, heirEnded := begins()
+		endHeir, heirWorks, heirEnded := stands(t, api, "node1", false)
 		time.Sleep(3 * time.Second)
 		end()
 		<-ended
@@ -246,6 +237,51 @@ func TestHeirOfTheWriter(t *testing.T) {
 		endHeir()
 		<-heirEnded
 	})
+}
+
+// TestKilledWriter: the daemon after one that was killed writes at once, for it knows
+// that nobody else of its node lives; of other nodes nobody knows that.
+func TestKilledWriter(t *testing.T) {
+	for name, c := range map[string]struct {
+		killed      string // the writer's node
+		alone, soon bool
+	}{
+		"alone":      {"node1", true, true},
+		"not alone":  {"node1", false, false},
+		"other node": {"node11", true, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				holder, seconds := c.killed+"_00000000", int32(60)
+				now := meta.NewMicroTime(time.Now())
+				api := fakes.NewClientset(&coordination.Lease{
+					ObjectMeta: meta.ObjectMeta{Namespace: "egressd-system", Name: LeaseName},
+					Spec:       coordination.LeaseSpec{HolderIdentity: &holder, LeaseDurationSeconds: &seconds, AcquireTime: &now, RenewTime: &now},
+				})
+				began := time.Now()
+				end, works, ended := stands(t, api, "node1", c.alone)
+				<-works
+				if took := time.Since(began); (took < time.Second) != c.soon {
+					t.Errorf("nobody wrote for %v", took)
+				}
+				end()
+				<-ended
+			})
+		})
+	}
+}
+
+// stands has a daemon of a node stand for election.
+func stands(t *testing.T, api *fakes.Clientset, node string, alone bool) (end context.CancelFunc, works, ended chan bool) {
+	ctx, end := context.WithCancel(t.Context())
+	works, ended = make(chan bool), make(chan bool)
+	e := newElection(api.CoordinationV1(), "egressd-system", node, Election{}, slog.New(slog.DiscardHandler))
+	e.alone = alone
+	go func() {
+		defer close(ended)
+		e.run(ctx, func(lead context.Context) { close(works); <-lead.Done() })
+	}()
+	return end, works, ended
 }
 
 // TestNoLease: where the Lease cannot be had that is said, once, and nobody works.
