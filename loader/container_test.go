@@ -66,6 +66,9 @@ func TestNewContainer(t *testing.T) {
 		{"system.slice/nerdctl-ID.scope", "system.slice/nerdctl-ID.scope"},
 		{"system.slice/cri-containerd-ID.scope", "system.slice/cri-containerd-ID.scope"},
 		{"docker/ID", "docker/ID"},
+		{"default/web", "default"}, // containerd by itself
+		{"a.slice/default/web/init", "a.slice/default"},
+		{"default.x/web", ""},
 		{"libpod_parent/libpod-ID", "libpod_parent/libpod-ID"},
 		{"libpod_parent/ID/libpod-ID", "libpod_parent/ID"},
 		{"ID", "ID"},
