@@ -113,6 +113,10 @@ func (r *rig) checkHeld(path, held string) {
 			dials("known to be free", true)
 		}
 		must(r.t, cg.Close())
+		// What is around it goes as well, up to what is held: the next one is new.
+		for dir := filepath.Dir(path); held != "" && len(dir) >= len(held); dir = filepath.Dir(dir) {
+			must(r.t, os.Remove(filepath.Join(r.cg.Path(), id(dir))))
+		}
 	}
 }
 
