@@ -13,7 +13,7 @@ enum {
 	NAME_UNREAD = 0,
 	NAME_OTHER,     /* neither it nor what is in it is a container for us */
 	NAME_AROUND,    /* containers come in it: a slice, a runtime's parent of all */
-	NAME_CONTAINER, /* a container */
+	NAME_CONTAINER, /* a container, or where there is nothing else */
 };
 
 /* How deep containers are looked for: as deep as user space does, below a root that is
@@ -74,6 +74,10 @@ __noinline __u32 egd_name_kind(__u64 name)
 	if (n == 14 && w[0] == CHARS('l', 'i', 'b', 'p', 'o', 'd', '_', 'p') &&
 	    w[1] == CHARS('a', 'r', 'e', 'n', 't', 0, 0, 0))
 		return NAME_AROUND;
+	/* containerd's namespace, in which names are what somebody chose: all that is in it is
+	 * held as one. */
+	if (n == 8 && w[0] == CHARS('d', 'e', 'f', 'a', 'u', 'l', 't', 0))
+		return NAME_CONTAINER;
 	if (n < 8)
 		return NAME_OTHER;
 	end = peek(name, n - 8);

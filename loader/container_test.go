@@ -66,6 +66,9 @@ func TestNewContainer(t *testing.T) {
 		{"system.slice/nerdctl-ID.scope", "system.slice/nerdctl-ID.scope"},
 		{"system.slice/cri-containerd-ID.scope", "system.slice/cri-containerd-ID.scope"},
 		{"docker/ID", "docker/ID"},
+		{"default/web", "default"}, // containerd by itself
+		{"a.slice/default/web/init", "a.slice/default"},
+		{"default.x/web", ""},
 		{"libpod_parent/libpod-ID", "libpod_parent/libpod-ID"},
 		{"libpod_parent/ID/libpod-ID", "libpod_parent/ID"},
 		{"ID", "ID"},
@@ -110,6 +113,10 @@ func (r *rig) checkHeld(path, held string) {
 			dials("known to be free", true)
 		}
 		must(r.t, cg.Close())
+		// What is around it goes as well, up to what is held: the next one is new.
+		for dir := filepath.Dir(path); held != "" && len(dir) >= len(held); dir = filepath.Dir(dir) {
+			must(r.t, os.Remove(filepath.Join(r.cg.Path(), id(dir))))
+		}
 	}
 }
 

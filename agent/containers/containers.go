@@ -37,6 +37,12 @@ type API interface {
 	Describe(ctx context.Context, id string) (container.Description, error)
 }
 
+// Lister is an API that lists namespaces of which each has a cgroup with its containers; it
+// is a containerapi.Inspector.
+type Lister interface {
+	Namespaces(ctx context.Context) ([]string, error)
+}
+
 // Directory is what is known of containers. Make one with New.
 type Directory struct {
 	apis  map[container.Runtime]API
@@ -48,6 +54,8 @@ type Directory struct {
 	mu    sync.Mutex
 	known map[string]*entry // by id
 	away  map[container.Runtime]string
+	// namespaces are containerd's.
+	namespaces namespaces
 }
 
 // entry is what is known of a container.
@@ -64,19 +72,22 @@ type entry struct {
 func New(apis map[container.Runtime]API, log *slog.Logger) *Directory {
 	d := &Directory{apis: apis, log: log, wake: make(chan struct{}, 1), known: map[string]*entry{},
 		slots: map[container.Runtime]chan struct{}{}, away: map[container.Runtime]string{}}
+	d.namespaces.lister, _ = apis[container.Containerd].(Lister)
+	d.namespaces.wait = retryFirst
 	for r := range apis {
 		d.slots[r] = make(chan struct{}, maxAsked)
 	}
 	return d
 }
 
-// Want says which containers there are. What is known of others is forgotten.
-func (d *Directory) Want(there map[string]container.Instance) {
+// Want says which containers there are, and which cgroups may be namespaces. What is known
+// of other containers is forgotten.
+func (d *Directory) Want(there container.Found) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	ids := map[string]bool{}
-	fresh := false
-	for _, c := range there {
+	fresh := d.namespaces.want(there.Unexplained)
+	for _, c := range there.Containers {
 		ids[c.ID] = true
 		if d.known[c.ID] == nil {
 			d.known[c.ID] = &entry{Instance: c, err: errNotAsked, wait: retryFirst}
@@ -122,8 +133,8 @@ func (d *Directory) Prime() {
 	defer cancel()
 	var all sync.WaitGroup
 	due, _ := d.due(time.Now())
-	for _, e := range due {
-		all.Go(func() { d.ask(ctx, e) })
+	for _, ask := range due {
+		all.Go(func() { ask(ctx) })
 	}
 	all.Wait()
 }
@@ -145,9 +156,9 @@ func (d *Directory) Run(ctx context.Context, changed func()) {
 			changed()
 		}
 		due, next := d.due(time.Now())
-		for _, e := range due {
+		for _, ask := range due {
 			asking.Go(func() {
-				if d.ask(ctx, e) {
+				if ask(ctx) {
 					d.fresh.Store(true)
 				}
 				select {
@@ -160,17 +171,26 @@ func (d *Directory) Run(ctx context.Context, changed func()) {
 	}
 }
 
-// due are the containers to ask for now, and how long nothing else is to be asked.
-func (d *Directory) due(now time.Time) (due []*entry, next time.Duration) {
+// due are the questions to ask now, which say whether something else is known then, and how
+// long nothing else is to be asked.
+func (d *Directory) due(now time.Time) (due []func(context.Context) bool, next time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	next = refresh
+	if n := &d.namespaces; n.lister != nil && !n.asked {
+		if wait := n.due.Sub(now); wait > 0 {
+			next = min(next, wait)
+		} else {
+			n.asked = true
+			due = append(due, d.list)
+		}
+	}
 	for _, e := range d.known {
 		switch wait := e.due.Sub(now); {
 		case e.asked:
 		case wait <= 0:
 			e.asked = true
-			due = append(due, e)
+			due = append(due, func(ctx context.Context) bool { return d.ask(ctx, e) })
 		default:
 			next = min(next, wait)
 		}

@@ -59,12 +59,12 @@ func (r *runtime) set(id, name string, err error) {
 	}
 }
 
-func there(list ...container.Instance) map[string]container.Instance {
+func there(list ...container.Instance) container.Found {
 	out := map[string]container.Instance{}
 	for _, c := range list {
 		out[c.ID] = c
 	}
-	return out
+	return container.Found{Containers: out}
 }
 
 // logged is a log that several write.

@@ -17,7 +17,9 @@ import (
 // Containers says what the runtimes tell of containers; it is a containers.Directory.
 type Containers interface {
 	// Want says which containers there are, by the paths of their cgroups.
-	Want(there map[string]container.Instance)
+	Want(there container.Found)
+	// Namespaces are those of containerd that have a cgroup of their name.
+	Namespaces() []string
 	// Describe tells what is known of a container, or why nothing is.
 	Describe(id string) (container.Description, error)
 	// Prime waits for answers about those that are wanted, but not for long.
@@ -51,12 +53,15 @@ func (w *Binding) lookForContainers(f *found, all []policy.BoundWorkload) {
 		return
 	}
 	slices.SortStableFunc(claims, func(a, b claim) int { return container.CompareSelectors(a.selector, b.selector) })
-	there := container.Find(w.root)
-	f.containers, f.watch = &there, append(f.watch, there.Watch...)
-	w.opts.Containers.Want(there.Containers)
+	there := w.findContainers()
 	if w.cgroups == nil {
 		w.opts.Containers.Prime() // else those that an earlier run knew would be locked for a moment
+		if len(there.Unexplained) > 0 {
+			there = w.findContainers() // with namespaces that are known by now
+			w.opts.Containers.Prime()
+		}
 	}
+	f.containers, f.watch = &there, append(f.watch, there.Watch...)
 	for _, dir := range slices.Sorted(maps.Keys(there.Containers)) {
 		is, err := w.opts.Containers.Describe(there.Containers[dir].ID)
 		if err != nil {
@@ -68,6 +73,13 @@ func (w *Binding) lookForContainers(f *found, all []policy.BoundWorkload) {
 			}
 		}
 	}
+}
+
+// findContainers looks for containers, and tells who asks for them.
+func (w *Binding) findContainers() container.Found {
+	there := container.Find(w.root, w.opts.Containers.Namespaces()...)
+	w.opts.Containers.Want(there)
+	return there
 }
 
 // lockContainers adds containers of which nothing is known, and the cgroups in which
@@ -101,11 +113,17 @@ func (w *Binding) lockContainers(at place, s *policy.Snapshot, there *container.
 	}
 	free := map[string]loader.WorkloadState{}
 	for _, place := range there.Places {
-		if described[filepath.Join(w.root, place)] != nil {
-			continue // of which the operator has said what is there
+		dir := filepath.Join(w.root, place)
+		switch {
+		case slices.Contains(there.Namespaces, place) && described[dir] != nil:
+			// What the operator has said is for those that are known: names tell nothing of the others.
+			free[place] = w.stateAround(at, s, dir, around)
+			put(table, w.keys(at, dir), lock)
+		case described[dir] != nil: // the operator has said what is there
+		default:
+			free[place] = w.stateAround(at, s, dir, around)
+			set(place, lock)
 		}
-		free[place] = w.stateAround(at, s, filepath.Join(w.root, place), around)
-		set(place, lock)
 	}
 	for _, path := range there.Beside {
 		if as, ok := free[filepath.Dir(path)]; ok {
@@ -175,8 +193,11 @@ func (c *Capture) setUnknownContainers(unknown map[string]string) {
 
 // containerAt tells which container a cgroup is of that has a path; "": of none that is known.
 func (w *Binding) containerAt(path string) string {
-	c, ok := container.Of(path)
-	if !ok || w.opts.Containers == nil {
+	if w.opts.Containers == nil {
+		return ""
+	}
+	c, ok := container.Of(path, w.opts.Containers.Namespaces()...)
+	if !ok {
 		return ""
 	}
 	is, err := w.opts.Containers.Describe(c.ID)

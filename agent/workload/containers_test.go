@@ -19,11 +19,15 @@ type told struct {
 	is     map[string]container.Description
 	wanted []string
 	primed int
+	// namespaces are containerd's.
+	namespaces []string
 }
 
-func (c *told) Want(there map[string]container.Instance) {
+func (c *told) Namespaces() []string { return c.namespaces }
+
+func (c *told) Want(there container.Found) {
 	c.wanted = nil
-	for path := range there {
+	for path := range there.Containers {
 		c.wanted = append(c.wanted, path)
 	}
 }
@@ -171,6 +175,40 @@ func TestContainersAround(t *testing.T) {
 	if got := r.d.table[unknown].Mode; got != policy.Audit {
 		t.Errorf("an unknown one in audit mode: %v", got)
 	}
+}
+
+// TestBindNamespaces: of containerd by itself, whatever is in the cgroup of a namespace is a
+// container, and locked before it has an entry.
+func TestBindNamespaces(t *testing.T) {
+	r, c := newContainerRig(t, Options{Mode: policy.Enforce})
+	s := snapshotOf(t, selecting("shop", "web", policy.ContainerSelector{Name: "web", Runtime: "containerd"}))
+	ids := map[string]uint64{}
+	for _, dir := range []string{"default", "default/web", "default/db", "default/new", "shop", "shop/web"} {
+		ids[dir] = r.mkdir(dir)
+	}
+	c.is["default/web"] = container.Description{Runtime: container.Containerd, Name: "web"}
+	c.is["default/db"] = container.Description{Runtime: container.Containerd, Name: "db"}
+	c.is["shop/web"] = container.Description{Runtime: container.Containerd, Name: "web"}
+	are := func(want map[string]string) {
+		t.Helper()
+		for dir, want := range want {
+			if got := r.name(ids[dir]); got != want {
+				t.Errorf("%s: %q, want %q", dir, got, want)
+			}
+		}
+	}
+	r.bind(s)
+	are(map[string]string{"default": "locked", "default/web": "shop/web", "default/db": "node", "default/new": "locked", "shop": "", "shop/web": ""})
+	c.namespaces = []string{"shop"}
+	r.bind(nil)
+	are(map[string]string{"default": "locked", "default/web": "shop/web", "shop": "locked", "shop/web": "shop/web"})
+	if got := r.capture.Status().UnknownContainers; !maps.Equal(got, map[string]string{"default/new": "away"}) {
+		t.Errorf("unknown: %v", got)
+	}
+	// What is said of the namespace is for those that are known.
+	r.bind(snapshotOf(t, selecting("shop", "web", policy.ContainerSelector{Name: "web", Runtime: "containerd"}),
+		&policy.Workload{Identity: policy.Identity{Name: "rest", Namespace: "node"}, Cgroups: []string{"default"}}))
+	are(map[string]string{"default": "locked", "default/web": "shop/web", "default/db": "node/rest", "default/new": "locked"})
 }
 
 // TestOwnContainer: egressd in a container is not locked by itself.

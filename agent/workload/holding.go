@@ -37,7 +37,7 @@ func (w *Binding) hold(at place, s *policy.Snapshot, there *container.Found, loc
 	// What is locked as a whole needs nothing more.
 	whole := func(dir string) bool {
 		rel, err := filepath.Rel(w.root, dir)
-		return err != nil || described[dir] == nil && slices.Contains(there.Places, rel)
+		return err != nil || slices.Contains(there.Namespaces, rel) || described[dir] == nil && slices.Contains(there.Places, rel)
 	}
 	candidates := slices.Clone(at.named)
 	for dir := range described {
@@ -60,7 +60,7 @@ func (w *Binding) hold(at place, s *policy.Snapshot, there *container.Found, loc
 	}
 	for _, dir := range candidates {
 		rel, err := filepath.Rel(w.root, dir)
-		if err == nil && at.holds(dir) && !whole(dir) && container.Holds(rel) {
+		if err == nil && at.holds(dir) && !whole(dir) && container.Holds(rel, w.opts.Containers.Namespaces()...) {
 			h.dirs = append(h.dirs, dir)
 		}
 	}

@@ -28,8 +28,8 @@ func TestHolds(t *testing.T) {
 	want := map[uint64]bool{
 		id(""):                                   true,
 		id("shop.slice"):                         true,
-		id("default"):                            true, // a container is in it
-		id("default/ID"):                         false,
+		id("other"):                              true, // a container is in it
+		id("other/ID"):                           false,
 		id("system.slice/x.service"):             false,
 		id("kubepods.slice"):                     false,
 		id("libpod_parent"):                      true,
@@ -50,7 +50,7 @@ func TestHolds(t *testing.T) {
 	// Known, and nothing selects it: it is told apart from one that nobody has seen.
 	c.is[containerID("a")] = container.Description{Name: "other"}
 	r.bind(nil)
-	if as := r.d.table[id("default/ID")]; as.Policy == policy.UnknownWorkload || as.ID != Node || as.Holds {
+	if as := r.d.table[id("other/ID")]; as.Policy == policy.UnknownWorkload || as.ID != Node || as.Holds {
 		t.Errorf("known: %+v", as)
 	}
 	r.bind(snapshotOf(t, all[1:]...))

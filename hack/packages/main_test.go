@@ -190,6 +190,16 @@ func TestRPM(t *testing.T) {
 		if want := []string{"/etc/egressd/policy.yaml", "/etc/logrotate.d/egressd", "/etc/sysconfig/egressd"}; !slices.Equal(config, want) {
 			t.Errorf("%s: config %q, want %q", goarch, config, want)
 		}
+		// What --excludedocs leaves out, and what it does not.
+		for flag, want := range map[string][]string{
+			"-d": {"/usr/share/doc/egressd/NEWS.gz", "/usr/share/doc/egressd/examples/googleapis.yaml"},
+			"-L": {"/usr/share/doc/egressd/copyright", "/usr/share/doc/egressd/third-party-licenses.gz"},
+		} {
+			got := strings.Fields(output(t, "rpm", "-qp", flag, "--nosignature", rpm))
+			if slices.Sort(got); !slices.Equal(got, want) {
+				t.Errorf("%s: rpm -q %s lists %q, want %q", goarch, flag, got, want)
+			}
+		}
 		scripts := output(t, "rpm", "-qp", "--nosignature", "--scripts", rpm)
 		for _, want := range []string{"postinstall scriptlet", "preuninstall scriptlet", "postuninstall scriptlet"} {
 			if !strings.Contains(scripts, want) {

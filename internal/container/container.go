@@ -3,6 +3,10 @@
 // Package container knows which cgroups Docker, podman and containerd give to containers,
 // and whether a selector of a Workload selects one. Paths are below the root of the cgroup
 // tree, without a leading slash. Pods are another package's, podcgroup.
+//
+// containerd by itself (ctr) puts a container at NAMESPACE/ID, both of which people choose
+// (containerd oci.WithNamespacedCgroup). The namespace "default" is known by its name, others
+// are what containerd says.
 package container
 
 import (
@@ -30,7 +34,8 @@ var Runtimes = []Runtime{Docker, Podman, Containerd}
 // Instance is a container, as far as the path of its cgroup tells.
 type Instance struct {
 	// Path is that of the container's own cgroup; all below it are the container's too.
-	Path    string
+	Path string
+	// ID is the runtime's; of one that is told by its namespace it is "NAMESPACE/ID".
 	ID      string
 	Runtime Runtime
 }
@@ -50,9 +55,13 @@ var scopes = []struct {
 	{"nerdctl-", Containerd},
 } // as egd_name_kind of the kernel programs
 
-// Of tells which container a cgroup is of. Of containers in containers it is the outer one:
-// what is in there is made by whoever is in there. False: of none, or of a pod.
-func Of(dir string) (Instance, bool) {
+// DefaultNamespace is containerd's, of which the kernel programs know as well.
+const DefaultNamespace = "default" // as egd_name_kind
+
+// Of tells which container a cgroup is of, where containerd has these namespaces besides
+// DefaultNamespace. Of containers in containers it is the outer one: what is in there is
+// made by whoever is in there. False: of none, or of a pod.
+func Of(dir string, namespaces ...string) (Instance, bool) {
 	if dir == "" || path.Clean("/"+dir) != "/"+dir {
 		return Instance{}, false
 	}
@@ -68,8 +77,51 @@ func Of(dir string) (Instance, bool) {
 		if id, runtime, ok := parse(parent, name); ok {
 			return Instance{Path: strings.Join(names[:i+1], "/"), ID: id, Runtime: runtime}, true
 		}
+		if isIdentifier(name) && isNamespace(names[:i], namespaces) {
+			return Instance{Path: strings.Join(names[:i+1], "/"), ID: parent + "/" + name, Runtime: Containerd}, true
+		}
 	}
 	return Instance{}, false
+}
+
+// isNamespace says whether the cgroup with these names is that of a namespace of containerd.
+// Those that containerd names are at the root, where it puts them; the default one is
+// wherever the kernel programs take it for one.
+func isNamespace(names, namespaces []string) bool {
+	last := len(names) - 1
+	switch {
+	case last < 0:
+		return false
+	case names[last] == DefaultNamespace:
+		return !slices.ContainsFunc(names[:last], func(name string) bool {
+			return !strings.HasSuffix(name, ".slice") && name != "docker" && name != podmanParent
+		})
+	}
+	return last == 0 && slices.Contains(namespaces, names[0])
+}
+
+// maxIdentifier is the longest name of a container or namespace (containerd
+// pkg/identifiers).
+const maxIdentifier = 76
+
+// isIdentifier says whether containerd lets a container or namespace have a name.
+func isIdentifier(s string) bool {
+	if len(s) == 0 || len(s) > maxIdentifier {
+		return false
+	}
+	mark := true // begins with a letter or digit, and has no two marks side by side
+	for i := range len(s) {
+		c := s[i]
+		switch {
+		case '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z':
+			mark = false
+		case (c == '.' || c == '-' || c == '_') && !mark:
+			mark = true
+		default:
+			return false
+		}
+	}
+	return !mark
 }
 
 // parse reads the name of a container's cgroup in the cgroup parent.
@@ -110,18 +162,18 @@ const podmanParent = "libpod_parent"
 // that people give to containers (Docker's --cgroup-parent).
 var places = []string{"docker", podmanParent, "machine.slice", "docker.slice", "podman.slice", "containers.slice"}
 
-// isPlace says whether only containers are in a cgroup: one of places, or that of a pod of
-// podman's.
-func isPlace(dir string) bool {
+// isPlace says whether only containers are in a cgroup: one of places, that of a pod of
+// podman's, or that of a namespace of containerd's.
+func isPlace(dir string, namespaces []string) bool {
 	name := path.Base(dir)
-	return slices.Contains(places, name) || path.Base(path.Dir(dir)) == podmanParent && isID(name) ||
+	return isNamespace(strings.Split(dir, "/"), namespaces) || slices.Contains(places, name) || path.Base(path.Dir(dir)) == podmanParent && isID(name) ||
 		strings.HasPrefix(name, "machine-libpod_pod_") && strings.HasSuffix(name, ".slice")
 }
 
 // Holds says whether a new container in a cgroup can be told by its name: in what has not
 // already said what is in it, as a container does, or the cgroup of all pods.
-func Holds(dir string) bool {
-	if _, ok := Of(dir); ok {
+func Holds(dir string, namespaces ...string) bool {
+	if _, ok := Of(dir, namespaces...); ok {
 		return false
 	}
 	return !slices.ContainsFunc(strings.Split(dir, "/"), podcgroup.IsRoot)

@@ -49,6 +49,24 @@ var paths = []struct {
 	{"system.slice/nerdctl-A.scope", "system.slice/nerdctl-A.scope", Containerd, idA},
 	{"default/A", "default/A", "", idA},
 	{"system.slice/cri-containerd-A.scope", "system.slice/cri-containerd-A.scope", Containerd, idA},
+	// containerd by itself: its namespaces, in which names are anybody's choice.
+	{"default/web", "default/web", Containerd, "default/web"},
+	{"default/web_1.2-x/init", "default/web_1.2-x", Containerd, "default/web_1.2-x"},
+	{"default/web/docker/A", "default/web", Containerd, "default/web"},
+	{"a.slice/a-b.slice/default/web", "a.slice/a-b.slice/default/web", Containerd, "default/web"},
+	{"docker/default/web", "docker/default/web", Containerd, "default/web"},
+	{"shop/web", "shop/web", Containerd, "shop/web"},
+	{"shop/A", "shop/A", "", idA},
+	{"k8s.io/A", "k8s.io/A", "", idA},
+	{"default", "", "", ""},
+	{"default/.web", "", "", ""},
+	{"default/web--x", "", "", ""},
+	{"default/web-", "", "", ""},
+	{"default/a b", "", "", ""},
+	{"default/" + strings.Repeat("x", maxIdentifier+1), "", "", ""},
+	{"other/web", "", "", ""},
+	{"a.slice/shop/web", "", "", ""},
+	{"try/default/web", "", "", ""},
 	// Pods are Kubernetes's.
 	{"kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podx.slice/cri-containerd-A.scope", "", "", ""},
 	{"kubepods/burstable/pod1/A", "", "", ""},
@@ -83,7 +101,7 @@ func expand(s string) string {
 
 func TestOf(t *testing.T) {
 	for _, tt := range paths {
-		got, ok := Of(expand(tt.path))
+		got, ok := Of(expand(tt.path), "shop")
 		want := Instance{Path: expand(tt.of), ID: tt.id, Runtime: tt.runtime}
 		if ok != (tt.of != "") || ok && got != want {
 			t.Errorf("Of(%q) = %+v, %t, want %+v", tt.path, got, ok, want)
@@ -99,23 +117,23 @@ func FuzzOf(f *testing.F) {
 		f.Add(expand(tt.path))
 	}
 	f.Fuzz(func(t *testing.T, dir string) {
-		c, ok := Of(dir)
+		c, ok := Of(dir, "shop")
 		if !ok {
 			if c != (Instance{}) {
 				t.Errorf("%q: %+v of none", dir, c)
 			}
 			return
 		}
-		if dir != c.Path && !strings.HasPrefix(dir, c.Path+"/") || !isID(c.ID) || !strings.Contains(path.Base(c.Path), c.ID) {
+		if dir != c.Path && !strings.HasPrefix(dir, c.Path+"/") || !isID(c.ID) && c.Runtime != Containerd || !strings.Contains(c.Path, c.ID) {
 			t.Errorf("Of(%q) = %+v", dir, c)
 		}
 		// Whatever is made in a container is that container's.
-		if inner, ok := Of(c.Path + "/docker/" + idB); !ok || inner != c {
+		if inner, ok := Of(c.Path+"/docker/"+idB, "shop"); !ok || inner != c {
 			if _, pod := podcgroup.Of(c.Path + "/docker/" + idB); !pod {
 				t.Errorf("in %+v: %+v", c, inner)
 			}
 		}
-		if outer, ok := Of(path.Dir(c.Path)); ok {
+		if outer, ok := Of(path.Dir(c.Path), "shop"); ok {
 			t.Errorf("%+v is in %+v", c, outer)
 		}
 	})
@@ -134,7 +152,7 @@ func TestFind(t *testing.T) {
 		"system.slice/docker-A.scope/init", "system.slice/shop.service", "machine.slice/libpod-B.scope/container", "machine.slice/libpod-conmon-B.scope",
 		"user.slice/user-1000.slice/user@1000.service/user.slice/libpod-B.scope", "docker/buildkit/abc", "libpod_parent/B/libpod-A",
 		"machine.slice/machine-libpod_pod_A.slice", "kubepods/pod1/A",
-		"1/2/3/4/5/6/docker/A",
+		"1/2/3/4/5/6/docker/A", "default/web/docker/B", "shop/db", "shop/-", "try/x",
 	} {
 		if err := os.MkdirAll(filepath.Join(root, expand(dir)), 0o755); err != nil {
 			t.Fatal(err)
@@ -144,7 +162,13 @@ func TestFind(t *testing.T) {
 	if err := os.Chown(filepath.Join(root, "user.slice/user-1000.slice/user@1000.service"), 1000, 1000); err != nil {
 		t.Fatal(err)
 	}
-	f := Find(root)
+	if err := os.Mkdir(filepath.Join(root, "loose"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Join(root, "loose"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	f := Find(root, "shop")
 	var got []string
 	for dir, c := range f.Containers {
 		got = append(got, dir)
@@ -153,16 +177,24 @@ func TestFind(t *testing.T) {
 		}
 	}
 	slices.Sort(got)
-	if want := []string{expand("libpod_parent/B/libpod-A"), expand("machine.slice/libpod-B.scope"), expand("system.slice/docker-A.scope")}; !slices.Equal(got, want) {
+	if want := []string{"default/web", expand("libpod_parent/B/libpod-A"), expand("machine.slice/libpod-B.scope"), "shop/db", expand("system.slice/docker-A.scope")}; !slices.Equal(got, want) {
 		t.Errorf("found %q, want %q", got, want)
 	}
 	slices.Sort(f.Places)
 	slices.Sort(f.Beside)
-	if want := []string{"docker", "libpod_parent", expand("libpod_parent/B"), "machine.slice", "machine.slice/machine-libpod_pod_A.slice"}; !slices.Equal(f.Places, want) {
+	if want := []string{"default", "docker", "libpod_parent", expand("libpod_parent/B"), "machine.slice", "machine.slice/machine-libpod_pod_A.slice", "shop"}; !slices.Equal(f.Places, want) {
 		t.Errorf("places %q, want %q", f.Places, want)
 	}
-	if want := []string{"docker/buildkit", expand("machine.slice/libpod-conmon-B.scope")}; !slices.Equal(f.Beside, want) {
+	if want := []string{"docker/buildkit", expand("machine.slice/libpod-conmon-B.scope"), "shop/-"}; !slices.Equal(f.Beside, want) {
 		t.Errorf("beside %q, want %q", f.Beside, want)
+	}
+	slices.Sort(f.Namespaces)
+	if want := []string{"default", "shop"}; !slices.Equal(f.Namespaces, want) {
+		t.Errorf("namespaces %q, want %q", f.Namespaces, want)
+	}
+	slices.Sort(f.Unexplained)
+	if want := []string{"1", "kubepods", "try"}; !slices.Equal(f.Unexplained, want) {
+		t.Errorf("unexplained %q, want %q", f.Unexplained, want)
 	}
 	for _, dir := range []string{"", "system.slice", "machine.slice", "docker", "user.slice/user-1000.slice"} {
 		if !slices.Contains(f.Watch, filepath.Join(root, dir)) {

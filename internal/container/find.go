@@ -20,6 +20,8 @@ const (
 	maxVisited = 4096
 	maxFound   = 4096
 	maxWatch   = 256
+	// maxUnexplained bounds the cgroups at the root that may be namespaces.
+	maxUnexplained = 256
 )
 
 // Found is what there is of containers in a cgroup tree.
@@ -29,16 +31,22 @@ type Found struct {
 	// Places are cgroups in which there are only containers: what comes there is one.
 	// Beside is what is there all the same.
 	Places, Beside []string
+	// Namespaces are those of Places in which names tell nothing, containerd's.
+	Namespaces []string
 	// Watch are the directories in which containers come and go.
 	Watch []string
+	// Unexplained are cgroups at the root that may be those of namespaces of containerd which
+	// nobody has told of.
+	Unexplained []string
 	// Incomplete says that there is more than is looked at.
 	Incomplete bool
 }
 
-// Find looks for containers in the cgroup tree at root. Left out is what is in cgroups in
-// which somebody else than root may make others, for who can give a cgroup the name of a
-// container could have its policy (containers of rootless runtimes are such); and pods.
-func Find(root string) Found {
+// Find looks for containers in the cgroup tree at root, where containerd has these
+// namespaces. Left out is what is in cgroups in which somebody else than root may make
+// others, for who can give a cgroup the name of a container could have its policy
+// (containers of rootless runtimes are such); and pods.
+func Find(root string, namespaces ...string) Found {
 	f := Found{Containers: map[string]Instance{}}
 	level, visited := []string{""}, 0
 	for deep := 1; len(level) > 0; deep++ {
@@ -48,7 +56,7 @@ func Find(root string) Found {
 				f.Incomplete = true
 				return f
 			}
-			for _, inner := range f.look(root, at) {
+			for _, inner := range f.look(root, at, namespaces) {
 				if deep < depth || strings.HasSuffix(inner, ".slice") {
 					next = append(next, inner)
 				}
@@ -60,14 +68,17 @@ func Find(root string) Found {
 }
 
 // look looks into one cgroup, and returns those to look into next.
-func (f *Found) look(root, at string) (next []string) {
+func (f *Found) look(root, at string, namespaces []string) (next []string) {
 	entries, err := os.ReadDir(filepath.Join(root, at))
 	if err != nil {
 		return nil // gone meanwhile
 	}
-	place := isPlace(at)
+	place := isPlace(at, namespaces)
 	if place {
 		f.Places = append(f.Places, at)
+		if isNamespace(strings.Split(at, "/"), namespaces) {
+			f.Namespaces = append(f.Namespaces, at)
+		}
 	}
 	has := false
 	for _, e := range entries {
@@ -75,7 +86,7 @@ func (f *Found) look(root, at string) (next []string) {
 			continue
 		}
 		inner := path.Join(at, e.Name())
-		if c, ok := Of(inner); ok {
+		if c, ok := Of(inner, namespaces...); ok {
 			has = true
 			if len(f.Containers) >= maxFound {
 				f.Incomplete = true
@@ -84,11 +95,14 @@ func (f *Found) look(root, at string) (next []string) {
 			f.Containers[inner] = c
 			continue
 		}
-		if place && !isPlace(inner) {
+		if place && !isPlace(inner, namespaces) {
 			f.Beside = append(f.Beside, inner)
 		}
 		if info, err := e.Info(); err == nil && onlyRoots(info) {
 			next = append(next, inner)
+			if at == "" && isIdentifier(inner) && !strings.HasSuffix(inner, ".slice") && !isPlace(inner, namespaces) && len(f.Unexplained) < maxUnexplained {
+				f.Unexplained = append(f.Unexplained, inner)
+			}
 		}
 	}
 	if (has || place || at == "" || strings.HasSuffix(at, ".slice")) && len(f.Watch) < maxWatch {

@@ -42,18 +42,32 @@ type Inspector struct {
 	runtime container.Runtime
 	socket  string
 	ask     func(ctx context.Context, id string) (container.Description, error)
+	list    func(ctx context.Context) ([]string, error)
 }
 
 // New makes an Inspector of the runtime that listens at a socket.
 func New(runtime container.Runtime, socket string) *Inspector {
-	c := &Inspector{runtime: runtime, socket: socket, ask: docker{socket}.inspect}
 	if runtime == container.Containerd {
-		c.ask = newContainerd(socket).inspect
+		c := newContainerd(socket)
+		return &Inspector{runtime: runtime, socket: socket, ask: c.inspect, list: c.namespaces}
 	}
-	return c
+	return &Inspector{runtime: runtime, socket: socket, ask: docker{socket}.inspect}
 }
 
-// Describe asks for a container by its whole id, until ctx ends. The error names the
+// Namespaces lists the namespaces in which the runtime has containers; of Docker and podman
+// there are none. The error names the runtime and its socket.
+func (c *Inspector) Namespaces(ctx context.Context) ([]string, error) {
+	if c.list == nil {
+		return nil, nil
+	}
+	list, err := c.list(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("%s at %s: %w", c.runtime, c.socket, err)
+	}
+	return list, nil
+}
+
+// Describe asks for a container by its whole id (container.Instance), until ctx ends. The error names the
 // runtime and its socket; it is ErrUnknown where the runtime answers that there is none.
 func (c *Inspector) Describe(ctx context.Context, id string) (container.Description, error) {
 	d, err := c.ask(ctx, id)

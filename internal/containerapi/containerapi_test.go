@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -182,7 +183,7 @@ func frame(m []byte) []byte {
 	return append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(m))), m...)
 }
 
-// TestContainerd: each namespace but Docker's and the kubelet's is asked.
+// TestContainerd: each namespace but Docker's is asked.
 func TestContainerd(t *testing.T) {
 	needRoot(t)
 	spec := protowire.AppendVarint(protowire.AppendTag(nil, 8, protowire.VarintType), 7)
@@ -236,6 +237,37 @@ func TestContainerd(t *testing.T) {
 			is, err := New(container.Containerd, socket).Describe(t.Context(), id)
 			checkAnswer(t, is, err, tt.err, want)
 		})
+	}
+}
+
+// TestNamespaces: one of a namespace is asked for there alone, and by its own id.
+func TestNamespaces(t *testing.T) {
+	needRoot(t)
+	socket := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Trailer", "Grpc-Status")
+		body := message(fieldItem, message(fieldName, "moby"), fieldItem, message(fieldName, "default"))
+		if strings.HasSuffix(r.URL.Path, "Containers/Get") {
+			if ns := r.Header.Get("Containerd-Namespace"); ns != "shop" {
+				t.Errorf("namespace %q is asked", ns)
+			}
+			body = message(fieldItem, message(fieldID, "web-1", fieldImage, "localhost/web:1", fieldLabels, message(fieldKey, "io.kubernetes.container.name", fieldValue, "")))
+		}
+		_, _ = w.Write(frame(body))
+		w.Header().Set("Grpc-Status", "0")
+	})
+	api := New(container.Containerd, socket)
+	if list, err := api.Namespaces(t.Context()); err != nil || !slices.Equal(list, []string{"default"}) {
+		t.Errorf("namespaces %q, %v", list, err)
+	}
+	is, err := api.Describe(t.Context(), "shop/web-1")
+	checkAnswer(t, is, err, "", container.Description{Runtime: container.Containerd, Name: "web-1", Image: "localhost/web:1", Labels: map[string]string{"io.kubernetes.container.name": ""}})
+	is, err = api.Describe(t.Context(), "shop/web-2")
+	checkAnswer(t, is, err, "it answers for container", container.Description{})
+	if list, err := New(container.Docker, socket).Namespaces(t.Context()); err != nil || list != nil {
+		t.Errorf("Docker's namespaces are %q, %v", list, err)
+	}
+	if _, err := New(container.Containerd, t.TempDir()).Namespaces(t.Context()); err == nil || !strings.Contains(err.Error(), "containerd at ") {
+		t.Errorf("nobody listens: %v", err)
 	}
 }
 

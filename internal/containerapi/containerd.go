@@ -10,7 +10,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"slices"
+	"strings"
 
 	"google.golang.org/protobuf/encoding/protowire"
 
@@ -36,20 +36,21 @@ const (
 )
 
 const (
-	// nameLabel is the label in which nerdctl keeps the name (nerdctl pkg/labels).
-	nameLabel = "nerdctl/name"
 	// grpcNotFound and grpcOK are statuses of gRPC.
 	grpcOK, grpcNotFound = "0", "5"
 	// maxNamespaces bounds the namespaces that are asked.
 	maxNamespaces = 64
 )
 
-// others are the namespaces whose containers are Docker's and the kubelet's: they are asked
-// for elsewhere.
-var others = []string{"moby", "k8s.io"}
+// nameLabels are the labels in which names are kept, by nerdctl (its pkg/labels) and by
+// who uses CRI (the kubelet's pkg/kubelet/types).
+var nameLabels = []string{"nerdctl/name", "io.kubernetes.container.name"}
 
-// inspect looks for the container in each namespace, for a cgroup does not always tell which one it is.
-func (c containerd) inspect(ctx context.Context, id string) (container.Description, error) {
+// docker's containers are Docker's to describe.
+const dockerNamespace = "moby"
+
+// transport is for one question.
+func (c containerd) transport() *http.Transport {
 	t := &http.Transport{
 		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, c.socket) },
 		Protocols:              new(http.Protocols),
@@ -57,41 +58,66 @@ func (c containerd) inspect(ctx context.Context, id string) (container.Descripti
 		DisableCompression:     true,
 	}
 	t.Protocols.SetUnencryptedHTTP2(true)
+	return t
+}
+
+// inspect looks for a container in the namespace that its id begins with, or in each.
+func (c containerd) inspect(ctx context.Context, id string) (container.Description, error) {
+	t := c.transport()
 	defer t.CloseIdleConnections()
-	list, err := call(ctx, t, "namespaces.v1.Namespaces/List", "", nil)
+	if ns, id, ok := strings.Cut(id, "/"); ok {
+		return get(ctx, t, ns, id)
+	}
+	namespaces, err := list(ctx, t)
 	if err != nil {
 		return container.Description{}, err
 	}
-	var namespaces []string
-	err = fields(list, func(field protowire.Number, item []byte) error {
+	for _, ns := range namespaces {
+		is, err := get(ctx, t, ns, id)
+		if !errors.Is(err, ErrUnknown) {
+			return is, err
+		}
+	}
+	return container.Description{}, ErrUnknown
+}
+
+// namespaces are all but Docker's.
+func (c containerd) namespaces(ctx context.Context) ([]string, error) {
+	t := c.transport()
+	defer t.CloseIdleConnections()
+	return list(ctx, t)
+}
+
+// get asks for a container of a namespace.
+func get(ctx context.Context, t *http.Transport, ns, id string) (container.Description, error) {
+	answer, err := call(ctx, t, "containers.v1.Containers/Get", ns, protowire.AppendString(protowire.AppendTag(nil, fieldID, protowire.BytesType), id))
+	if err != nil {
+		return container.Description{}, err
+	}
+	return parseContainer(answer, id)
+}
+
+// list asks for the namespaces.
+func list(ctx context.Context, t *http.Transport) (namespaces []string, err error) {
+	answer, err := call(ctx, t, "namespaces.v1.Namespaces/List", "", nil)
+	if err != nil {
+		return nil, err
+	}
+	err = fields(answer, func(field protowire.Number, item []byte) error {
 		if field != fieldItem {
 			return nil
 		}
 		return fields(item, func(field protowire.Number, v []byte) error {
-			if field == fieldName && !slices.Contains(others, string(v)) {
+			if field == fieldName && string(v) != dockerNamespace {
 				namespaces = append(namespaces, string(v))
 			}
 			return nil
 		})
 	})
-	if err != nil {
-		return container.Description{}, err
+	if err == nil && len(namespaces) > maxNamespaces {
+		err = fmt.Errorf("it has %d namespaces, more than %d", len(namespaces), maxNamespaces)
 	}
-	if len(namespaces) > maxNamespaces {
-		return container.Description{}, fmt.Errorf("it has %d namespaces, more than %d", len(namespaces), maxNamespaces)
-	}
-	request := protowire.AppendString(protowire.AppendTag(nil, fieldID, protowire.BytesType), id)
-	for _, ns := range namespaces {
-		answer, err := call(ctx, t, "containers.v1.Containers/Get", ns, request)
-		if errors.Is(err, ErrUnknown) {
-			continue
-		}
-		if err != nil {
-			return container.Description{}, err
-		}
-		return parseContainer(answer, id)
-	}
-	return container.Description{}, ErrUnknown
+	return namespaces, err
 }
 
 // parseContainer reads a GetContainerResponse.
@@ -128,8 +154,12 @@ func parseContainer(answer []byte, id string) (d container.Description, err erro
 	if err == nil && isID != id {
 		err = fmt.Errorf("it answers for container %.64q", isID)
 	}
-	if d.Name = d.Labels[nameLabel]; d.Name == "" {
-		d.Name = id
+	d.Name = id
+	for _, label := range nameLabels {
+		if name := d.Labels[label]; name != "" {
+			d.Name = name
+			break
+		}
 	}
 	return d, err
 }

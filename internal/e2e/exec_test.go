@@ -121,6 +121,7 @@ func TestExec(t *testing.T) {
 		}
 	})
 	t.Run("denied", func(t *testing.T) { execDenied(t, b) })
+	t.Run("readme", func(t *testing.T) { execReadme(t, b) })
 	t.Run("signals", func(t *testing.T) { execSignals(t, b) })
 	t.Run("background", func(t *testing.T) {
 		e := b.exec(t, shell("sleep 600 & echo $!; setsid sleep 600 & echo $!")...)
@@ -182,6 +183,26 @@ func execDenied(t *testing.T, b *bench) {
 	if e := finish(t, b.command(t, []string{"--quiet"}, shell(b.fetch("http://"+world.StrangerV6)+" 2>/dev/null; exit 5")...)); e.stderr != "" || e.code != 5 {
 		t.Errorf("--quiet: %+v", e)
 	}
+}
+
+// execReadme: what README.md shows of a denial is what exec says.
+func execReadme(t *testing.T, b *bench) {
+	page, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, block := range testenv.Blocks(string(page)) {
+		_, shown, ok := strings.Cut(block.Text, "\negressd denied")
+		if !ok {
+			continue
+		}
+		e := b.exec(t, shell(b.fetch("http://"+world.StrangerV4))...)
+		if _, said, _ := strings.Cut(e.stderr, "\negressd denied"); said != shown {
+			t.Errorf("the page shows\n%s\nand exec says\n%s", shown, e.stderr)
+		}
+		return
+	}
+	t.Error("the page shows no denial")
 }
 
 // execSignals: what ends a job ends the command, which may take its time and
