@@ -61,7 +61,9 @@ func (x *exchange) observed() bool { return x.core.o.Observer != nil || x.core.o
 func (x *exchange) goesTo(u *policy.Upstream, out *message.Outgoing) {
 	x.to = u
 	if t := x.core.o.Tracer; t != nil && x.span == nil {
-		x.span = t.Begin(x.r.Header, &out.Header, x.start, session.Course{Layer: x.conn.Info.Layer, Workload: x.conn.Info.Workload, To: u})
+		x.span = t.Begin(x.r.Header, &out.Header, x.start, session.Course{
+			Layer: x.conn.Info.Layer, Workload: x.conn.Info.Workload, To: u, Dst: x.conn.Info.Dst, Socket: x.conn.Info.Socket, Host: x.r.Host,
+		})
 	}
 }
 
