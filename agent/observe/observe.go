@@ -158,7 +158,7 @@ func (w *Audience) Follow(s *policy.Snapshot) {
 	defer w.mu.Unlock()
 	mesh, was := s.Telemetry(), w.rules
 	d := w.defaults(mesh)
-	w.rules = telemetry.New(s, d, w.identityOf(s))
+	w.rules = telemetry.New(s, d, s.IdentityOf)
 	if w.metrics != nil && (was != nil || w.rules != nil) {
 		w.metrics.Follow(w.rules)
 	}
@@ -228,20 +228,5 @@ func (w *Audience) Close() {
 
 // identity is that of a workload that the policy in force describes.
 func (w *Audience) identity(name string) (policy.Identity, bool) {
-	return w.identityOf(w.o.Snapshot())(name)
-}
-
-// identityOf finds the workloads that a policy describes; nil: there is none.
-func (*Audience) identityOf(s *policy.Snapshot) func(name string) (policy.Identity, bool) {
-	return func(name string) (policy.Identity, bool) {
-		if s == nil {
-			return policy.Identity{}, false
-		}
-		for _, b := range s.Workloads() {
-			if b.Key() == name {
-				return b.Identity, true
-			}
-		}
-		return policy.Identity{}, false
-	}
+	return w.o.Snapshot().IdentityOf(name)
 }

@@ -264,6 +264,8 @@ func fieldOfRequest(b []byte, s *flow.Observation, name string) ([]byte, kind) {
 		return appendSaid(b, s.Authority)
 	case field.Same(name, ":scheme"):
 		return appendSaid(b, s.Scheme)
+	case field.Same(name, "x-request-id"):
+		return appendSaid(b, s.ID())
 	}
 	return appendFirst(b, s.Request, name)
 }

@@ -42,7 +42,7 @@ var floors = map[string][]string{
 	"./policy/semantics":                    nil, // tests alone
 	"./internal/certs":                      nil,
 	"./explain/learn":                       {"./internal/flow", "./internal/flowrecord", "./internal/hostname", "./internal/ipguard", "./internal/quote", "./policy", "./policy/allowlist", "./policy/istio", "./policy/scheme", "go.yaml.in/yaml/", "golang.org/x/net/publicsuffix"},
-	"./explain/compare":                     {"./policy"},
+	"./explain/compare":                     {"./internal/flow", "./internal/telemetry", "./policy"},
 	"./explain/replay":                      {"./explain", "./internal/flow", "./internal/flowrecord", "./internal/hostname", "./policy"},
 	"./explain/expect":                      {"./explain", "./policy", "./policy/istio", "go.yaml.in/yaml/"},
 	"./policy/scheme":                       {"./policy"},
@@ -148,7 +148,7 @@ var floors = map[string][]string{
 	"./policy/source/kubestatus/internal/gwstatus": {"./internal/hostname", "./policy/istio", "k8s.io/apimachinery/", "sigs.k8s.io/gateway-api/"},
 	// Between files and people: no daemon.
 	"./policy/load": {"./internal/hostname", "./policy", "./policy/istio", "./policy/source"},
-	"./explain":     {"./internal/field", "./internal/flow", "./internal/hostname", "./policy", "./policy/allowlist", "./policy/istio", "./policy/scheme"},
+	"./explain":     {"./internal/field", "./internal/flow", "./internal/hostname", "./internal/telemetry", "./policy", "./policy/allowlist", "./policy/istio", "./policy/scheme"},
 	// What the roof knows of the loader's work.
 	"./internal/hold": {"./internal/capacity", "./loader", "./loader/bpffs", "./loader/foreign"},
 	// Parts of the daemon, which agent wires.

@@ -146,7 +146,9 @@ type Scope struct {
 	Layer    flow.Layer
 	Workload string
 	To       *policy.Ref
-	// At or Socket is where a visitor of the gateway came to, and Host what it asked for.
+	// Via is the Gateway that a visitor came by; nil: the one that At or Socket, where it
+	// came to, and Host, what it asked for, lead to.
+	Via    *policy.Ref
 	At     netip.AddrPort
 	Socket string
 	Host   string
@@ -175,7 +177,9 @@ func (b *Rulebook) Rules(f Scope) *FlowRules {
 			k.to = t
 		}
 	}
-	if k.gateway && b.servers != nil {
+	if f.Via != nil {
+		k.via = target{f.Via.Kind, f.Via.Namespace, f.Via.Name}
+	} else if k.gateway && b.servers != nil {
 		k.via = b.via(f)
 	}
 	b.mu.RLock()

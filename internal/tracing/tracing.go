@@ -214,7 +214,7 @@ func (s *span) End(o *flow.Observation) {
 		attribute.Int64("http.response.body.size", o.BytesReceived), attribute.String("egressd.workload", o.Workload),
 		attribute.String("egressd.verdict", o.Verdict.String()), attribute.String("egressd.reason", string(o.Reason)),
 	)
-	if id := o.Request.Get(requestID); id != "" {
+	if id := o.ID(); id != "" {
 		s.SetAttributes(attribute.String("guid:x-request-id", strings.Clone(id)))
 	}
 	for name, tag := range s.tags {
