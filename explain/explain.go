@@ -42,7 +42,7 @@ type Explanation struct {
 	Considered []policy.Considered `json:"considered,omitempty"`
 	Nearest    *policy.Considered  `json:"nearest,omitempty"`
 	// Telemetry is what is logged, traced and counted of it; nil: nothing is said of that.
-	Telemetry *telemetry.Account `json:"telemetry,omitempty"`
+	Telemetry *telemetry.Effect `json:"telemetry,omitempty"`
 	// Suggestion is what would allow a denied flow: a ServiceEntry, or ports to
 	// add to one that is there.
 	Suggestion string `json:"suggestion,omitempty"`

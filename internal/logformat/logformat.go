@@ -46,8 +46,8 @@ type Part struct {
 	Most int    // of the value's bytes; 0: all
 }
 
-// Field is one of an object of JSON.
-type Field struct {
+// Property is one of an object of JSON.
+type Property struct {
 	Name  string
 	Parts []Part
 }
@@ -62,7 +62,7 @@ func Check(format, encoding string) error {
 // Parse reads a format by its encoding, TEXT or JSON in whatever case; an empty format is
 // Istio's default of the encoding, an empty encoding TEXT. Fields are nil for text. A line
 // of text that has no end gets one.
-func Parse(format, encoding string) (parts []Part, fields []Field, err error) {
+func Parse(format, encoding string) (parts []Part, fields []Property, err error) {
 	switch strings.ToUpper(encoding) {
 	case "", "TEXT":
 		if format == "" {
@@ -83,7 +83,7 @@ func Parse(format, encoding string) (parts []Part, fields []Field, err error) {
 }
 
 // Object reads an object of format strings.
-func Object(object string) ([]Field, error) {
+func Object(object string) ([]Property, error) {
 	if len(object) > maxFormat {
 		return nil, fmt.Errorf("the format has %d bytes; %d are the most", len(object), maxFormat)
 	}
@@ -91,7 +91,7 @@ func Object(object string) ([]Field, error) {
 	if t, err := d.Token(); err != nil || t != json.Delim('{') {
 		return nil, errors.New(`the format is no JSON object of strings, as in {"method": "%REQ(:METHOD)%"}`)
 	}
-	fields := []Field{}
+	fields := []Property{}
 	for d.More() {
 		key, err := d.Token()
 		if err != nil {
@@ -102,14 +102,14 @@ func Object(object string) ([]Field, error) {
 		if err := d.Decode(&value); err != nil {
 			return nil, fmt.Errorf("the format's field %q is no string: %w", name, err)
 		}
-		if slices.ContainsFunc(fields, func(f Field) bool { return f.Name == name }) {
+		if slices.ContainsFunc(fields, func(f Property) bool { return f.Name == name }) {
 			return nil, fmt.Errorf("the format has the field %q twice", name)
 		}
 		parts, err := Text(value)
 		if err != nil {
 			return nil, fmt.Errorf("the format's field %q: %w", name, err)
 		}
-		fields = append(fields, Field{name, parts})
+		fields = append(fields, Property{name, parts})
 	}
 	if _, err := d.Token(); err != nil {
 		return nil, fmt.Errorf("the format as JSON: %w", err)

@@ -12,38 +12,38 @@ import (
 	"github.com/egressd/egressd/policy"
 )
 
-// Account says of flows of a scope what is logged, traced and counted, and which objects
+// Effect says of flows of a scope what is logged, traced and counted, and which objects
 // say so.
-type Account struct {
+type Effect struct {
 	// Objects are the Telemetry objects that act, the nearest last.
 	Objects []policy.Ref `json:"objects,omitempty"`
 	// Log are the providers of the access log that have lines.
-	Log []LogAccount `json:"accessLog"`
+	Log []LogEffect `json:"accessLog"`
 	// Trace is nil when no request has a span.
-	Trace *TraceAccount `json:"trace,omitempty"`
+	Trace *TraceEffect `json:"trace,omitempty"`
 	// NoContext: the fields of a trace do not go on.
 	NoContext bool `json:"noContextPropagation,omitempty"`
 	// Uncounted: no metric of Istio's counts. Metrics are those that are changed.
 	Uncounted bool            `json:"metricsDisabled,omitempty"`
-	Metrics   []MetricAccount `json:"metrics,omitempty"`
+	Metrics   []MetricEffect `json:"metrics,omitempty"`
 }
 
-// LogAccount is a provider, and the condition that must hold; "": every flow has a line.
-type LogAccount struct {
+// LogEffect is a provider, and the condition that must hold; "": every flow has a line.
+type LogEffect struct {
 	Provider string `json:"provider"`
 	Filter   string `json:"filter,omitempty"`
 }
 
-// TraceAccount says how many requests have a span, in percent of those of which the caller
+// TraceEffect says how many requests have a span, in percent of those of which the caller
 // has not decided, and where it goes; "": where a flag or defaultConfig says.
-type TraceAccount struct {
+type TraceEffect struct {
 	Provider string   `json:"provider,omitempty"`
 	Percent  float64  `json:"percent"`
 	Tags     []string `json:"tags,omitempty"`
 }
 
-// MetricAccount is one metric that is not as Istio has it.
-type MetricAccount struct {
+// MetricEffect is one metric that is not as Istio has it.
+type MetricEffect struct {
 	Metric   string            `json:"metric"`
 	Disabled bool              `json:"disabled,omitempty"`
 	Removed  []string          `json:"removed,omitempty"` // labels
@@ -58,7 +58,7 @@ var names = map[string]string{
 }
 
 // Tell says what a policy has be logged, traced and counted of flows of a scope.
-func Tell(s *policy.Snapshot, d Defaults, f Scope) Account {
+func Tell(s *policy.Snapshot, d Defaults, f Scope) Effect {
 	r := &FlowRules{log: logRules{}, Trace: TraceRules{Provider: d.Trace}}
 	for _, name := range d.Logs {
 		r.log[name] = nil
@@ -66,16 +66,16 @@ func Tell(s *policy.Snapshot, d Defaults, f Scope) Account {
 	if b := New(s, d, s.IdentityOf); b != nil {
 		r = b.Rules(f)
 	}
-	a := Account{Objects: r.Objects, Log: []LogAccount{}, NoContext: r.Trace.NoContext, Uncounted: r.uncounted}
+	a := Effect{Objects: r.Objects, Log: []LogEffect{}, NoContext: r.Trace.NoContext, Uncounted: r.uncounted}
 	for _, name := range slices.Sorted(maps.Keys(r.log)) {
-		l := LogAccount{Provider: name}
+		l := LogEffect{Provider: name}
 		if p := r.log[name]; p != nil {
 			l.Filter = p.String()
 		}
 		a.Log = append(a.Log, l)
 	}
 	if name, ok := d.Tracer(r.Trace.Provider); ok && !r.Trace.Disabled {
-		a.Trace = &TraceAccount{Provider: name, Percent: d.Percent, Tags: slices.Sorted(maps.Keys(r.Trace.Tags))}
+		a.Trace = &TraceEffect{Provider: name, Percent: d.Percent, Tags: slices.Sorted(maps.Keys(r.Trace.Tags))}
 		if p := r.Trace.Percent; p != nil {
 			a.Trace.Percent = *p
 		}
@@ -85,12 +85,12 @@ func Tell(s *policy.Snapshot, d Defaults, f Scope) Account {
 			a.Metrics = append(a.Metrics, m.tell(names[name]))
 		}
 	}
-	a.Metrics = slices.DeleteFunc(a.Metrics, func(m MetricAccount) bool { return !m.Disabled && len(m.Removed)+len(m.Set) == 0 })
+	a.Metrics = slices.DeleteFunc(a.Metrics, func(m MetricEffect) bool { return !m.Disabled && len(m.Removed)+len(m.Set) == 0 })
 	return a
 }
 
-func (m *metricRules) tell(name string) MetricAccount {
-	out := MetricAccount{Metric: name, Disabled: m.disabled}
+func (m *metricRules) tell(name string) MetricEffect {
+	out := MetricEffect{Metric: name, Disabled: m.disabled}
 	if m.disabled {
 		return out
 	}
@@ -105,12 +105,12 @@ func (m *metricRules) tell(name string) MetricAccount {
 }
 
 // Configured says whether anything is logged, traced, or said of metrics.
-func (a *Account) Configured() bool {
+func (a *Effect) Configured() bool {
 	return len(a.Objects)+len(a.Log)+len(a.Metrics) > 0 || a.Trace != nil || a.Uncounted
 }
 
 // LogLine is a sentence of the access log.
-func (a *Account) LogLine() string {
+func (a *Effect) LogLine() string {
 	if len(a.Log) == 0 {
 		return "no line"
 	}
@@ -124,7 +124,7 @@ func (a *Account) LogLine() string {
 }
 
 // TraceLine is a sentence of spans.
-func (a *Account) TraceLine() string {
+func (a *Effect) TraceLine() string {
 	line := "no span is sent"
 	if t := a.Trace; t != nil {
 		line = "a span of " + strconv.FormatFloat(t.Percent, 'g', -1, 64) + "% of the requests of which the caller has not decided"
@@ -142,7 +142,7 @@ func (a *Account) TraceLine() string {
 }
 
 // MetricLines are sentences of metrics; none: all count as Istio has them.
-func (a *Account) MetricLines() (out []string) {
+func (a *Effect) MetricLines() (out []string) {
 	if a.Uncounted {
 		return []string{"none of Istio's metrics counts"}
 	}
