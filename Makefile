@@ -61,7 +61,7 @@ test-ui: ## the web page in Chromium, which is installed if it is missing
 	hack/install-test-deps.sh test browser
 	$(GO) test -C hack/uitest -count=1 $(if $(ROOT),-exec '$(ROOT)') $(TESTFLAGS) ./...
 
-test-otlp: ## what the daemon sends by OTLP, taken by the OpenTelemetry collector's receiver
+test-otlp: ## what the daemon sends by OTLP and in Zipkin's format, taken by the OpenTelemetry collector's receivers
 	hack/install-test-deps.sh test
 	$(GO) test -C hack/otlptest -count=1 $(if $(ROOT),-exec '$(ROOT)') $(TESTFLAGS) ./...
 

@@ -31,6 +31,8 @@ func (a *Agent) serveInterfaces(ctx context.Context, serve func(func() error)) e
 		Seen:    a.seen,
 		Explain: func(s *policy.Snapshot, q explain.Question) (any, error) {
 			q.Mode, q.Bound = a.opts.Mode, a.workloads.ModeOf
+			d := a.observers.Defaults(s)
+			q.Observed = &d
 			return explain.Explain(s, a.names, q)
 		},
 		Unload:  func() { a.unloadOnce.Do(func() { close(a.unload) }) },

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/egressd/egressd/internal/telemetry"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -40,6 +41,8 @@ type Explanation struct {
 	Class      string              `json:"class,omitempty"`
 	Considered []policy.Considered `json:"considered,omitempty"`
 	Nearest    *policy.Considered  `json:"nearest,omitempty"`
+	// Telemetry is what is logged, traced and counted of it; nil: nothing is said of that.
+	Telemetry *telemetry.Effect `json:"telemetry,omitempty"`
 	// Suggestion is what would allow a denied flow: a ServiceEntry, or ports to
 	// add to one that is there.
 	Suggestion string `json:"suggestion,omitempty"`
@@ -67,6 +70,9 @@ type Question struct {
 	// Bound returns the mode that a workload ("namespace/name") has on this
 	// node, which may be stricter than the one it asks for; nil: not known.
 	Bound func(workload string) (policy.Mode, bool)
+	// Observed says what is logged and traced where no Telemetry says otherwise; nil: what
+	// the MeshConfig says.
+	Observed *telemetry.Defaults
 }
 
 // Explain says what would happen to a flow of a workload, and why, step by
@@ -78,7 +84,7 @@ func Explain(s *policy.Snapshot, learned Learned, q Question) (Explanation, erro
 	}
 	x := explainer{Explanation: Explanation{Target: q.Target.text, Mode: q.Mode}, p: p, learned: learned, t: q.Target, method: q.Method, header: q.Header}
 	if w != nil {
-		x.namespace = w.Namespace
+		x.namespace, x.workload = w.Namespace, w.Key()
 		if w.Mode != nil {
 			x.Mode = *w.Mode
 		}
@@ -100,6 +106,7 @@ func Explain(s *policy.Snapshot, learned Learned, q Question) (Explanation, erro
 	if !x.undecided {
 		x.why()
 	}
+	x.watched(s, q)
 	if q.Visit == nil && !x.Allowed && suggestable(x.Reason) {
 		x.suggest()
 	}
@@ -128,6 +135,7 @@ type explainer struct {
 	method    string
 	header    http.Header
 	namespace string // of the workload; "": the default
+	workload  string // "namespace/name"; "": it is not described
 	// draw leads to the branch that is explained.
 	draw uint64
 	// port is what the flow is allowed by, before anything of it is read.

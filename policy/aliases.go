@@ -81,6 +81,9 @@ type (
 	TelemetryLog        = config.TelemetryLog
 	TelemetryTrace      = config.TelemetryTrace
 	TelemetryTag        = config.TelemetryTag
+	TelemetryTarget     = config.TelemetryTarget
+	LogProvider         = config.LogProvider
+	TraceProvider       = config.TraceProvider
 	TelemetryMetric     = config.TelemetryMetric
 	TLSRule             = config.TLSRule
 	TrafficPolicy       = config.TrafficPolicy

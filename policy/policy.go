@@ -114,6 +114,19 @@ func (s *Snapshot) RootNamespace() string {
 	return s.index.cfg.Mesh.Root()
 }
 
+// IdentityOf is that of a workload, "namespace/name", and whether it is described.
+func (s *Snapshot) IdentityOf(name string) (Identity, bool) {
+	if s == nil {
+		return Identity{}, false
+	}
+	for i := range s.workloads {
+		if s.workloads[i].Key() == name {
+			return s.workloads[i].Identity, true
+		}
+	}
+	return Identity{}, false
+}
+
 // GatewayLabels are those of the node's gateway.
 func (s *Snapshot) GatewayLabels() map[string]string {
 	if s == nil || s.index == nil {

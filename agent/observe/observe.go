@@ -70,11 +70,11 @@ type Audience struct {
 	metrics *meshmetrics.Metrics // nil: none
 	traces  traces
 
-	mu   sync.Mutex
-	file *logfile.RotatedFile  // nil: none is open
-	otlp *accesslog.OTLPWriter // nil: lines go to no collector
-	last policy.MeshTelemetry
-	set  bool
+	mu    sync.Mutex
+	file  *logfile.RotatedFile // nil: none is open
+	lines lineCollectors
+	last  policy.MeshTelemetry
+	set   bool
 	// rules are of objects and of workloads, and made anew with each snapshot that has
 	// Telemetry objects.
 	rules *telemetry.Rulebook
@@ -102,18 +102,11 @@ func (o *LogOptions) Check() error {
 
 // New makes an Audience. The error is that of the file of the access log.
 func New(o Options) (*Audience, error) {
-	w := &Audience{o: o, access: accesslog.New(o.Rand)}
+	w := &Audience{o: o, access: accesslog.New(o.Rand), lines: lineCollectors{by: map[string]*accesslog.OTLPWriter{}}}
 	if o.Series >= 0 {
 		w.metrics = meshmetrics.New(meshmetrics.Options{Series: o.Series, Identity: w.identity})
 	}
-	if to := o.Access.To; accesslog.IsCollector(to) {
-		c, err := accesslog.NewOTLP(to, o.Access.Service, o.Log)
-		if err != nil {
-			w.access.Close(0)
-			return nil, err
-		}
-		w.otlp = c
-	} else if filepath.IsAbs(to) && to != Stdout && to != Stderr {
+	if to := o.Access.To; filepath.IsAbs(to) && to != Stdout && to != Stderr {
 		f, err := logfile.Open(to, o.Access.Size, o.Access.Kept)
 		if err != nil {
 			w.access.Close(0)
@@ -145,7 +138,7 @@ func (w *Audience) Collectors() []prometheus.Collector {
 		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, func() float64 { return float64(n()) })
 	}
 	out := []prometheus.Collector{
-		counter("egressd_access_log_dropped_total", "Lines of the access log that were dropped, because nobody took them or they could not be written.", func() uint64 { return w.access.Dropped() + w.otlp.Failed() }),
+		counter("egressd_access_log_dropped_total", "Lines of the access log that were dropped, because nobody took them or they could not be written.", func() uint64 { return w.access.Dropped() + w.untaken() }),
 		counter("egressd_trace_spans_failed_total", "Spans that could not be sent to the collector, and are lost.", w.traces.failures),
 	}
 	if w.metrics != nil {
@@ -164,74 +157,50 @@ func (w *Audience) Follow(s *policy.Snapshot) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	mesh, was := s.Telemetry(), w.rules
-	w.rules = telemetry.New(s, telemetry.Defaults{Logs: w.logs(mesh)}, w.identityOf(s))
+	d := w.defaults(mesh)
+	w.rules = telemetry.New(s, d, s.IdentityOf)
 	if w.metrics != nil && (was != nil || w.rules != nil) {
 		w.metrics.Follow(w.rules)
 	}
-	w.traces.rules.Store(w.rules)
 	changed := !w.set || !reflect.DeepEqual(mesh, w.last)
 	if !changed && was == nil && w.rules == nil {
 		return
 	}
 	w.set, w.last = true, mesh
-	if changed {
-		w.trace(mesh)
-	}
-	c, err := w.config(mesh)
+	w.trace(mesh, d, changed)
+	c, err := w.config(mesh, d)
 	if err != nil {
-		w.o.Log.Error("the MeshConfig's access log is not taken over; lines are written as before, and traffic is not affected: correct accessLogFormat", "error", err)
+		w.o.Log.Error("the MeshConfig's access log is not taken over; lines are written as before, and traffic is not affected: correct its format or its collector", "error", err)
 		return
 	}
 	w.access.Set(c)
+	w.lines.keep(c, w.access)
 }
 
-// logs are the providers of the access log that act where no Telemetry says otherwise.
-func (w *Audience) logs(mesh policy.MeshTelemetry) []string {
-	to := w.o.Access.To
-	switch {
+// Defaults are what counts of a policy where no Telemetry says otherwise.
+func (w *Audience) Defaults(s *policy.Snapshot) telemetry.Defaults {
+	if w == nil {
+		return telemetry.Defaults{}
+	}
+	return w.defaults(s.Telemetry())
+}
+
+// defaults are the MeshConfig's, or the command line's.
+func (w *Audience) defaults(mesh policy.MeshTelemetry) telemetry.Defaults {
+	d := telemetry.DefaultsOf(mesh)
+	switch to := w.o.Access.To; {
 	case to == Off:
-		return nil
-	case len(mesh.DefaultLogs) > 0:
-		return mesh.DefaultLogs
-	case to == "" && mesh.AccessLogFile == "":
-		return nil
+		d.Logs = nil
+	case len(mesh.DefaultLogs) > 0, to == "":
 	case accesslog.IsCollector(to):
-		return []string{"otel"}
-	}
-	return []string{"envoy"}
-}
-
-// config is what the log does; nil: nothing.
-func (w *Audience) config(mesh policy.MeshTelemetry) (*accesslog.Config, error) {
-	a := w.o.Access
-	if a.To == "" {
-		a.To = mesh.AccessLogFile
-	}
-	if a.To == "" && (w.rules.Logs() || len(mesh.DefaultLogs) > 0) {
-		a.To = Stdout // Istio's provider "envoy"
-	}
-	c := &accesslog.Config{Percent: a.Percent, Verdicts: a.Verdicts}
-	if b := w.rules; b != nil {
-		c.Wants = func(o *flow.Observation) bool { return b.Rules(telemetry.Of(o)).Logged(o) }
-	}
-	switch a.To {
-	case "", Off:
-		return nil, nil
-	case Stdout:
-		c.To = w.o.Stdout
-	case Stderr:
-		c.To = w.o.Stderr
+		d.Logs = []string{"otel"}
 	default:
-		if c.To = w.file; w.otlp != nil {
-			c.To = w.otlp
-		}
+		d.Logs = []string{telemetry.BuiltIn}
 	}
-	if a.Format == "" && a.Encoding == "" {
-		a.Format, a.Encoding = mesh.AccessLogFormat, mesh.AccessLogEncoding
+	if t := w.o.Traces; t.OTLP != "" || t.Zipkin != "" {
+		d.OneTracer, d.Percent = true, t.Percent
 	}
-	var err error
-	c.Format, err = accesslog.ParseFormat(a.Format, a.Encoding)
-	return c, err
+	return d
 }
 
 // Reopen opens the file of the access log anew.
@@ -251,9 +220,7 @@ func (w *Audience) Close() {
 	}
 	w.access.Close(closeWait)
 	w.traces.close()
-	if w.otlp != nil {
-		_ = w.otlp.Close() // what could not be sent is counted
-	}
+	w.lines.close()
 	if w.file != nil {
 		_ = w.file.Close() // every line was written on its own
 	}
@@ -261,20 +228,5 @@ func (w *Audience) Close() {
 
 // identity is that of a workload that the policy in force describes.
 func (w *Audience) identity(name string) (policy.Identity, bool) {
-	return w.identityOf(w.o.Snapshot())(name)
-}
-
-// identityOf finds the workloads that a policy describes; nil: there is none.
-func (*Audience) identityOf(s *policy.Snapshot) func(name string) (policy.Identity, bool) {
-	return func(name string) (policy.Identity, bool) {
-		if s == nil {
-			return policy.Identity{}, false
-		}
-		for _, b := range s.Workloads() {
-			if b.Key() == name {
-				return b.Identity, true
-			}
-		}
-		return policy.Identity{}, false
-	}
+	return w.o.Snapshot().IdentityOf(name)
 }

@@ -51,7 +51,7 @@ func TestFollow(t *testing.T) {
 		{"the mesh's, as JSON", LogOptions{}, []policy.MeshTelemetry{{AccessLogFile: Stderr, AccessLogFormat: `{"m":"%REQ(:METHOD)%"}`, AccessLogEncoding: "JSON"}}, outputs{stderr: `{"m":"GET"}` + "\n"}, ""},
 		{"changed", LogOptions{}, []policy.MeshTelemetry{{AccessLogFile: Stdout, AccessLogFormat: "a"}, {AccessLogFile: Stderr, AccessLogFormat: "b"}}, outputs{stderr: "b\n"}, ""},
 		{"ended", LogOptions{}, []policy.MeshTelemetry{{AccessLogFile: Stdout, AccessLogFormat: "a"}, {}}, outputs{}, ""},
-		{"broken", LogOptions{}, []policy.MeshTelemetry{{AccessLogFile: Stdout, AccessLogFormat: "a"}, {AccessLogFile: Stdout, AccessLogFormat: "%X%"}}, outputs{stdout: "a\n"}, "correct accessLogFormat"},
+		{"broken", LogOptions{}, []policy.MeshTelemetry{{AccessLogFile: Stdout, AccessLogFormat: "a"}, {AccessLogFile: Stdout, AccessLogFormat: "%X%"}}, outputs{stdout: "a\n"}, "correct its format"},
 		{"the flags'", LogOptions{To: file, Format: "f"}, []policy.MeshTelemetry{{AccessLogFile: Stdout, AccessLogFormat: "a"}}, outputs{file: "f\n"}, ""},
 		{"the flag's place alone", LogOptions{To: Stderr}, []policy.MeshTelemetry{{AccessLogFile: Stdout, AccessLogFormat: "a"}}, outputs{stderr: "a\n"}, ""},
 		{"the flag's off", LogOptions{To: Off}, []policy.MeshTelemetry{{AccessLogFile: Stdout, AccessLogFormat: "a"}}, outputs{}, ""},

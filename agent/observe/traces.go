@@ -14,12 +14,19 @@ import (
 	"github.com/egressd/egressd/policy"
 )
 
-// traces have the Tracer of the moment, which the MeshConfig may change.
+// traces have the Tracers of the moment, which the MeshConfig may change.
 type traces struct {
-	now    atomic.Pointer[tracing.Tracer]     // nil: none
-	rules  atomic.Pointer[telemetry.Rulebook] // nil: no Telemetry says anything
-	failed atomic.Uint64                      // of those before
+	now    atomic.Pointer[tracers]
+	failed atomic.Uint64 // of those before
 	ending sync.WaitGroup
+}
+
+// tracers are those of providers that have a collector of their own, by name; that of ""
+// is of everybody else.
+type tracers struct {
+	by       map[string]*tracing.Tracer
+	defaults telemetry.Defaults
+	rules    *telemetry.Rulebook // nil: no Telemetry says anything
 }
 
 // Begin implements session.Tracer.
@@ -29,26 +36,52 @@ func (t *traces) Begin(in field.List, h *field.List, start time.Time, of session
 		return nil
 	}
 	var rules *telemetry.TraceRules
-	if b := t.rules.Load(); b != nil {
-		f := telemetry.Scope{Layer: of.Layer, Workload: of.Workload}
+	provider := ""
+	if b := now.rules; b != nil {
+		f := telemetry.Scope{Layer: of.Layer, Workload: of.Workload, At: of.Dst, Socket: of.Socket, Host: of.Host}
 		if of.To != nil {
 			f.To = of.To.Rule
 		}
 		rules = &b.Rules(f).Trace
+		provider = rules.Provider
 	}
-	return now.Begin(in, h, start, rules)
+	name, ok := now.defaults.Tracer(provider)
+	if tracer := now.by[name]; ok && tracer != nil && (rules == nil || !rules.Disabled) {
+		return tracer.Begin(in, h, start, rules)
+	}
+	if rules != nil && rules.NoContext {
+		tracing.Strip(h)
+	}
+	return nil
 }
 
-// set has another Tracer begin spans from now on. What waits in the one before is sent.
-func (t *traces) set(next *tracing.Tracer) {
+// set has others begin spans from now on. What waits in those before, and is in none of
+// these, is sent.
+func (t *traces) set(next *tracers) {
 	was := t.now.Swap(next)
-	t.ending.Go(func() {
-		was.Close(closeWait)
-		t.failed.Add(was.Failed())
-	})
+	if was == nil {
+		return
+	}
+	for name, tracer := range was.by {
+		if next != nil && next.by[name] == tracer {
+			continue
+		}
+		t.ending.Go(func() {
+			tracer.Close(closeWait)
+			t.failed.Add(tracer.Failed())
+		})
+	}
 }
 
-func (t *traces) failures() uint64 { return t.failed.Load() + t.now.Load().Failed() }
+func (t *traces) failures() uint64 {
+	n := t.failed.Load()
+	if now := t.now.Load(); now != nil {
+		for _, tracer := range now.by {
+			n += tracer.Failed()
+		}
+	}
+	return n
+}
 
 func (t *traces) close() {
 	t.set(nil)
@@ -64,16 +97,30 @@ func (w *Audience) Tracer() session.Tracer {
 }
 
 // trace has spans go where the command line says, or else the MeshConfig.
-func (w *Audience) trace(mesh policy.MeshTelemetry) {
-	o := w.o.Traces
-	o.Log = w.o.Log
-	if o.OTLP == "" && o.Zipkin == "" {
-		o.OTLP, o.Zipkin, o.Percent = mesh.OTLP, mesh.Zipkin, mesh.TraceSampling
-	}
-	t, err := tracing.New(o)
-	if err != nil {
-		w.o.Log.Error("the MeshConfig's tracing is not taken over; spans go on as before, and traffic is not affected: correct its address", "error", err)
+func (w *Audience) trace(mesh policy.MeshTelemetry, d telemetry.Defaults, changed bool) {
+	next := &tracers{defaults: d, rules: w.rules}
+	if was := w.traces.now.Load(); was != nil && !changed {
+		next.by = was.by
+		w.traces.set(next)
 		return
 	}
-	w.traces.set(t)
+	next.by = map[string]*tracing.Tracer{}
+	begin := func(name string, o tracing.Options) {
+		o.Log, o.Service = w.o.Log, w.o.Traces.Service
+		t, err := tracing.New(o)
+		if err != nil {
+			w.o.Log.Error("a collector of the MeshConfig is not taken over; no span goes to it, and traffic is not affected: correct its address", "provider", name, "error", err)
+		} else if t != nil {
+			next.by[name] = t
+		}
+	}
+	if o := w.o.Traces; d.OneTracer {
+		begin("", o)
+	} else {
+		begin("", tracing.Options{Zipkin: mesh.Zipkin, Percent: d.Percent})
+		for _, p := range mesh.TraceProviders {
+			begin(p.Name, tracing.Options{Zipkin: p.Zipkin, OTLP: p.OTLP, Percent: d.Percent})
+		}
+	}
+	w.traces.set(next)
 }

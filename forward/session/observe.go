@@ -3,6 +3,7 @@
 package session
 
 import (
+	"net/netip"
 	"sync"
 	"time"
 
@@ -35,11 +36,15 @@ type Tracer interface {
 	Begin(in field.List, h *field.List, start time.Time, of Course) Span
 }
 
-// Course is whose request goes where, and through which side of egressd.
+// Course is whose request goes where, and through which side of egressd. Dst or Socket is
+// where it came to, Host what it asks for.
 type Course struct {
 	Layer    flow.Layer
 	Workload string
 	To       *policy.Upstream
+	Dst      netip.AddrPort
+	Socket   string
+	Host     string
 }
 
 // Span is one request in a trace. Its methods are for one goroutine at a time.

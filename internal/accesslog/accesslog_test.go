@@ -14,6 +14,7 @@ import (
 
 	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/internal/logformat"
 	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/policy"
 )
@@ -62,7 +63,7 @@ func denied() *flow.Observation {
 
 func line(t *testing.T, format string, s *flow.Observation) string {
 	t.Helper()
-	f, err := Text(format)
+	f, err := ParseFormat(format, "TEXT")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +80,7 @@ func TestDefaultText(t *testing.T) {
 		{connection(), `[2026-01-02T03:04:05.000Z] "- - -" 0 - - - "-" 10 20 1000 - "-" "-" "-" "-" "[2001:db8::2]:443" outbound|443||b.example - [2001:db8::2]:443 [fd00::5]:999 b.example -` + "\n"},
 		{denied(), `[2026-01-02T03:04:06.000Z] "- - -" 0 UH - name-not-allowed "-" 0 0 0 - "-" "-" "-" "-" "-" BlackHoleCluster - [2001:db8::2]:443 [fd00::5]:999 evil.example -` + "\n"},
 	} {
-		if got := line(t, DefaultText, c.s); got != c.want {
+		if got := line(t, "", c.s); got != c.want {
 			t.Errorf("got  %swant %s", got, c.want)
 		}
 	}
@@ -125,55 +126,50 @@ func TestOperators(t *testing.T) {
 		"%EGRESSD(PID)% %EGRESSD(RULE)%":             "7 ServiceEntry shop/a",
 		"%EGRESSD(KIND)% %EGRESSD(DETAIL)%":          "request -",
 		"%UPSTREAM_CLUSTER% %RESPONSE_CODE_DETAILS%": "outbound|80|v1|a.example via_upstream",
+		"%REQ_WITHOUT_QUERY(x?:PATH)%":               "/a",
 	} {
 		if got := line(t, format, s); got != want+"\n" {
 			t.Errorf("%s: got %q, want %q", format, got, want)
 		}
 	}
-	for i := range operators[1:] {
-		if operators[i].name >= operators[i+1].name {
-			t.Errorf("%s is not behind %s", operators[i+1].name, operators[i].name)
+	for _, name := range logformat.Operators() {
+		if values[name] == nil {
+			t.Errorf("%%%s%% has no value", name)
+		}
+	}
+	if len(values) != len(logformat.Operators()) {
+		t.Error("there are values that no format asks for")
+	}
+}
+
+// TestOmitEmpty: what has no value is left out.
+func TestOmitEmpty(t *testing.T) {
+	for format, want := range map[string]string{
+		"[%REQ(:METHOD)%] %DURATION% %RESPONSE_FLAGS%":                           "[] 1000 -\n",
+		`{"a":"%REQ(:METHOD)%","b":"%DURATION%","c":"x%REQ(A)%","d":"%REQ(A)%"}`: `{"b":1000,"c":"x"}` + "\n",
+		`{"a":"%REQ(:METHOD)%"}`:                                                 "{}\n",
+	} {
+		encoding := "TEXT"
+		if strings.HasPrefix(format, "{") {
+			encoding = "JSON"
+		}
+		f, err := ParseFormat(format, encoding)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := string(f.OmitEmpty().Append(nil, connection())); got != want {
+			t.Errorf("%s: %q, want %q", format, got, want)
 		}
 	}
 }
 
-// TestFormatErrors: what is no format is refused, and says what would be one.
-func TestFormatErrors(t *testing.T) {
-	for format, want := range map[string]string{
-		"%NOPE%":                  "%NOPE% is no operator; there are BYTES_RECEIVED, BYTES_SENT,",
-		"%PROTOCOL":               "no % at its end",
-		"%":                       "no % at its end",
-		"%PROTOCOL(x)%":           "takes no argument",
-		"%REQ%":                   "name a field",
-		"%REQ()%":                 "name a field",
-		"%REQ(A?)%":               "name a field",
-		"%REQ(A%":                 "no ) behind",
-		"%REQ(A):0%":              "a number of bytes",
-		"%REQ(A)x%":               "what may stand behind",
-		"%REQ(Authorization)%":    "credentials",
-		"%REQ(X?COOKIE)%":         "credentials",
-		"%RESP(set-cookie)%":      "credentials",
-		"%START_TIME(%Q)%":        "of strftime there are",
-		"%EGRESSD(NOPE)%":         "the argument is one of COMMAND,",
-		"%%%":                     "no % at its end",
-		strings.Repeat("x", 1e5):  "are the most",
-		"% PROTOCOL%":             "is no operator",
-		"%REQ(A)%%START_TIME(%)%": "of strftime",
-	} {
-		if f, err := Text(format); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%.40s: %v, %v; want %q", format, f, err, want)
+// TestTemplate: a tag's value, in which nothing stands for what is not there.
+func TestTemplate(t *testing.T) {
+	for text, want := range map[string]string{"%PROTOCOL%": "HTTP/1.1", "a %REQ(nothing)% b": "a  b", "%REQ(nothing)%": "", "%REQ_WITHOUT_QUERY(:PATH)%": "/a"} {
+		tag, err := NewTemplate(text)
+		if err != nil || tag.Of(exchange()) != want {
+			t.Errorf("%s: %q, %v, want %q", text, tag.Of(exchange()), err, want)
 		}
-	}
-	for object, want := range map[string]string{
-		`[]`: "no JSON object", `{"a":1}`: "is no string", `{"a":"%X%"}`: "is no operator", `{"a":"","a":""}`: "twice",
-		`{"a":""} x`: "behind its JSON", `{"a":""`: "as JSON", ``: "no JSON object",
-	} {
-		if _, err := JSON(object); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %v, want %q", object, err, want)
-		}
-	}
-	if _, err := ParseFormat("", "XML"); err == nil {
-		t.Error("XML is no encoding")
 	}
 }
 
@@ -227,11 +223,11 @@ func checkHostile(t *testing.T, f *Format, object bool, text string) {
 
 // FuzzFormat: whatever a format is, it is refused or makes one line of every flow.
 func FuzzFormat(f *testing.F) {
-	for _, s := range []string{DefaultText, DefaultJSON, "%REQ(A?B):9%", "%%", "%START_TIME(%s%3f)%", `{"a":"%PROTOCOL% x"}`, "%:1%", "%REQ(%", "é%PROTOCOL%"} {
+	for _, s := range []string{logformat.DefaultText, logformat.DefaultJSON, "%REQ(A?B):9%", "%%", "%START_TIME(%s%3f)%", `{"a":"%PROTOCOL% x"}`, "%:1%", "%REQ(%", "é%PROTOCOL%"} {
 		f.Add(s, hostile)
 	}
 	f.Fuzz(func(t *testing.T, format, value string) {
-		if parsed, err := JSON(format); err == nil {
+		if parsed, err := ParseFormat(format, "JSON"); err == nil {
 			for _, s := range []*flow.Observation{exchange(), connection(), denied()} {
 				s.Target, s.Name = value, value
 				if out := parsed.Append(nil, s); !json.Valid(out) || bytes.Count(out, []byte("\n")) != 1 {
@@ -239,7 +235,7 @@ func FuzzFormat(f *testing.F) {
 				}
 			}
 		}
-		parsed, err := Text(format)
+		parsed, err := ParseFormat(format, "TEXT")
 		if err != nil {
 			return
 		}
@@ -277,7 +273,7 @@ func (s *sink) lines() int {
 // TestLog: what has a line, by verdict and by chance, and that a log which is off
 // costs nothing.
 func TestLog(t *testing.T) {
-	f, err := Text("%EGRESSD(VERDICT)%")
+	f, err := ParseFormat("%EGRESSD(VERDICT)%", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -307,7 +303,7 @@ func TestLog(t *testing.T) {
 			t.Fatal(err)
 		}
 		draws = 0
-		l.Set(&Config{Format: f, To: to, Percent: c.percent, Verdicts: verdicts})
+		l.Set(&Config{Outputs: []Output{{Format: f, To: to}}, Percent: c.percent, Verdicts: verdicts})
 		all()
 		l.Flush(patience)
 		if got := to.lines(); got != c.want {

@@ -6,46 +6,27 @@
 package accesslog
 
 import (
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
-	"slices"
-	"strconv"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/internal/logformat"
 )
-
-// DefaultText is Istio's default format (istio.io/istio pilot/pkg/model,
-// EnvoyTextLogFormat).
-const DefaultText = `[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%" %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% "%UPSTREAM_TRANSPORT_FAILURE_REASON%" %BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% "%REQ(X-FORWARDED-FOR)%" "%REQ(USER-AGENT)%" "%REQ(X-REQUEST-ID)%" "%REQ(:AUTHORITY)%" "%UPSTREAM_HOST%" %UPSTREAM_CLUSTER_RAW% %UPSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS% %REQUESTED_SERVER_NAME% %ROUTE_NAME%
-`
-
-// DefaultJSON is Istio's default as JSON (EnvoyJSONLogFormatIstio).
-const DefaultJSON = `{
-"start_time": "%START_TIME%", "route_name": "%ROUTE_NAME%", "method": "%REQ(:METHOD)%",
-"path": "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%", "protocol": "%PROTOCOL%", "response_code": "%RESPONSE_CODE%",
-"response_flags": "%RESPONSE_FLAGS%", "response_code_details": "%RESPONSE_CODE_DETAILS%",
-"connection_termination_details": "%CONNECTION_TERMINATION_DETAILS%", "bytes_received": "%BYTES_RECEIVED%",
-"bytes_sent": "%BYTES_SENT%", "duration": "%DURATION%",
-"upstream_service_time": "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%", "x_forwarded_for": "%REQ(X-FORWARDED-FOR)%",
-"user_agent": "%REQ(USER-AGENT)%", "request_id": "%REQ(X-REQUEST-ID)%", "authority": "%REQ(:AUTHORITY)%",
-"upstream_host": "%UPSTREAM_HOST%", "upstream_cluster": "%UPSTREAM_CLUSTER_RAW%",
-"upstream_local_address": "%UPSTREAM_LOCAL_ADDRESS%", "downstream_local_address": "%DOWNSTREAM_LOCAL_ADDRESS%",
-"downstream_remote_address": "%DOWNSTREAM_REMOTE_ADDRESS%", "requested_server_name": "%REQUESTED_SERVER_NAME%",
-"upstream_transport_failure_reason": "%UPSTREAM_TRANSPORT_FAILURE_REASON%"
-}`
-
-// maxFormat bounds the text of a format, in bytes.
-const maxFormat = 64 << 10
 
 // Format is how a line looks. It is immutable.
 type Format struct {
 	// parts make a line of text; fields one of JSON, in their order.
 	parts  []part
 	fields []namedField
+	omit   bool // what has no value
+}
+
+// OmitEmpty is the format with nothing in the place of what has no value, which is "-" in
+// a line of text, and null in one of JSON.
+func (f *Format) OmitEmpty() *Format {
+	own := *f
+	own.omit = true
+	return &own
 }
 
 type namedField struct {
@@ -53,131 +34,62 @@ type namedField struct {
 	parts []part
 }
 
-// part is a text as it is, or an operator.
+// part is one of a format, with the value of its operator; nil: it is a text.
 type part struct {
-	text string
-	op   *operator
-	arg  string
-	alt  string // the field that is asked for when there is none of arg's name
-	most int    // of the value's bytes; 0: all
+	logformat.Part
+	op value
 }
 
-// Text reads a format string. A line that has no end gets one.
-func Text(format string) (*Format, error) {
-	parts, err := parse(format)
+// ParseFormat reads a format by its encoding, as logformat.Parse does. A string of JSON
+// that is one operator becomes a number where the value is one, and null where there is
+// none, as in Envoy.
+func ParseFormat(format, encoding string) (*Format, error) {
+	parts, fields, err := logformat.Parse(format, encoding)
 	if err != nil {
 		return nil, err
 	}
-	if !strings.HasSuffix(format, "\n") {
-		parts = append(parts, part{text: "\n"})
+	f := &Format{parts: bound(parts)}
+	if fields != nil {
+		f.fields = []namedField{}
 	}
-	return &Format{parts: parts}, nil
-}
-
-// JSON reads an object of format strings. A string that is one operator becomes a
-// number where the value is one, and null where there is none, as in Envoy.
-func JSON(object string) (*Format, error) {
-	if len(object) > maxFormat {
-		return nil, fmt.Errorf("the format has %d bytes; %d are the most", len(object), maxFormat)
-	}
-	d := json.NewDecoder(strings.NewReader(object))
-	if t, err := d.Token(); err != nil || t != json.Delim('{') {
-		return nil, errors.New(`the format is no JSON object of strings, as in {"method": "%REQ(:METHOD)%"}`)
-	}
-	f := &Format{fields: []namedField{}}
-	var names []string
-	for d.More() {
-		key, err := d.Token()
-		if err != nil {
-			return nil, fmt.Errorf("the format as JSON: %w", err)
-		}
-		name := key.(string) // encoding/json has no other keys
-		var value string
-		if err := d.Decode(&value); err != nil {
-			return nil, fmt.Errorf("the format's field %q is no string: %w", name, err)
-		}
-		if slices.Contains(names, name) {
-			return nil, fmt.Errorf("the format has the field %q twice", name)
-		}
-		names = append(names, name)
-		parts, err := parse(value)
-		if err != nil {
-			return nil, fmt.Errorf("the format's field %q: %w", name, err)
-		}
-		f.fields = append(f.fields, namedField{string(appendJSON(nil, name)) + ":", parts})
-	}
-	if _, err := d.Token(); err != nil {
-		return nil, fmt.Errorf("the format as JSON: %w", err)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("the format has something behind its JSON object")
+	for _, one := range fields {
+		f.fields = append(f.fields, namedField{string(appendJSON(nil, one.Name)) + ":", bound(one.Parts)})
 	}
 	return f, nil
 }
 
-// parse reads %OPERATOR(ARGUMENT):LENGTH% and the text between; %% is one of them.
-func parse(s string) (out []part, err error) {
-	if len(s) > maxFormat {
-		return nil, fmt.Errorf("the format has %d bytes; %d are the most", len(s), maxFormat)
+func bound(list []logformat.Part) []part {
+	out := make([]part, len(list))
+	for i, p := range list {
+		out[i] = part{p, values[p.Name]}
 	}
-	for s != "" {
-		text, rest, found := strings.Cut(s, "%")
-		if !found {
-			return append(out, part{text: s}), nil
-		}
-		if strings.HasPrefix(rest, "%") {
-			out, s = append(out, part{text: text + "%"}), rest[1:]
+	return out
+}
+
+// Template is a text with operators, as custom tags of traces are.
+type Template []part
+
+// NewTemplate reads one.
+func NewTemplate(text string) (Template, error) {
+	list, err := logformat.Text(text)
+	return bound(list), err
+}
+
+// Of is the text of what is observed; "": it has no value. What has none in a longer text
+// is nothing there, as in Envoy.
+func (t Template) Of(s *flow.Observation) string {
+	var out, raw []byte
+	for i := range t {
+		if t[i].op == nil {
+			out = append(out, t[i].Text...)
 			continue
 		}
-		if text != "" {
-			out = append(out, part{text: text})
-		}
-		p, after, err := parseOperator(rest)
-		if err != nil {
-			return nil, err
-		}
-		out, s = append(out, p), after
-	}
-	return out, nil
-}
-
-// parseOperator reads an operator behind its %.
-func parseOperator(s string) (p part, rest string, err error) {
-	n := strings.IndexFunc(s, func(r rune) bool { return (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '_' })
-	if n < 0 {
-		return p, "", fmt.Errorf("%%%s has no %% at its end (%%%% is a per cent sign)", s)
-	}
-	name, rest := s[:n], s[n:]
-	if p.op = operatorOf(name); p.op == nil {
-		return p, "", fmt.Errorf("%%%s%% is no operator; there are %s", name, strings.Join(Operators(), ", "))
-	}
-	if inner, ok := strings.CutPrefix(rest, "("); ok {
-		if p.arg, rest, ok = strings.Cut(inner, ")"); !ok {
-			return p, "", fmt.Errorf("%%%s( has no ) behind its argument", name)
+		var k kind
+		if raw, k = t[i].value(raw, s); k != absent {
+			out = append(out, raw...)
 		}
 	}
-	length, rest, ok := strings.Cut(rest, "%")
-	if !ok {
-		return p, "", fmt.Errorf("%%%s has no %% at its end", name)
-	}
-	if length != "" {
-		digits, ok := strings.CutPrefix(length, ":")
-		if p.most, err = strconv.Atoi(digits); !ok || err != nil || p.most < 1 {
-			return p, "", fmt.Errorf("%%%s%s%%: what may stand behind the name is (ARGUMENT) and :LENGTH, a number of bytes from 1 on", name, length)
-		}
-	}
-	return p, rest, p.check()
-}
-
-// check says whether an operator has the argument that it needs.
-func (p *part) check() error {
-	if err := p.op.argument(p.op.name, p.arg); err != nil {
-		return err
-	}
-	if p.op.fields {
-		p.arg, p.alt, _ = strings.Cut(p.arg, "?")
-	}
-	return nil
+	return strings.ToValidUTF8(string(out), "\ufffd")
 }
 
 // Append appends the line of s to b. Whatever clients and servers wrote is escaped:
@@ -187,42 +99,46 @@ func (f *Format) Append(b []byte, s *flow.Observation) []byte {
 	raw := room[:0]
 	if f.fields == nil {
 		for i := range f.parts {
-			b, raw = f.parts[i].appendText(b, raw, s)
+			b, raw = f.parts[i].appendText(b, raw, s, f.omit)
 		}
 		return b
 	}
 	b = append(b, '{')
 	for i := range f.fields {
-		if i > 0 {
+		was := len(b)
+		if b[was-1] != '{' {
 			b = append(b, ',')
 		}
 		b = append(b, f.fields[i].name...)
-		b, raw = appendField(b, raw, f.fields[i].parts, s)
+		begin := len(b)
+		if b, raw = appendField(b, raw, f.fields[i].parts, s, f.omit); f.omit && string(b[begin:]) == "null" {
+			b = b[:was]
+		}
 	}
 	return append(b, "}\n"...)
 }
 
 // value makes an operator's value in raw.
 func (p *part) value(raw []byte, s *flow.Observation) ([]byte, kind) {
-	raw, k := p.op.value(raw[:0], s, p)
-	if p.most > 0 && k == text && len(raw) > p.most {
-		raw = raw[:p.most]
+	raw, k := p.op(raw[:0], s, p)
+	if p.Most > 0 && k == text && len(raw) > p.Most {
+		raw = raw[:p.Most]
 	}
 	return raw, k
 }
 
-func (p *part) appendText(b, raw []byte, s *flow.Observation) (out, room []byte) {
+func (p *part) appendText(b, raw []byte, s *flow.Observation, omit bool) (out, room []byte) {
 	if p.op == nil {
-		return append(b, p.text...), raw
+		return append(b, p.Text...), raw
 	}
 	raw, k := p.value(raw, s)
 	if k == absent {
-		return append(b, '-'), raw
+		return appendAbsent(b, omit), raw
 	}
 	return appendEscaped(b, raw), raw
 }
 
-func appendField(b, raw []byte, parts []part, s *flow.Observation) (out, room []byte) {
+func appendField(b, raw []byte, parts []part, s *flow.Observation, omit bool) (out, room []byte) {
 	if len(parts) == 1 && parts[0].op != nil {
 		raw, k := parts[0].value(raw, s)
 		switch k {
@@ -236,17 +152,25 @@ func appendField(b, raw []byte, parts []part, s *flow.Observation) (out, room []
 	var all []byte
 	for i := range parts {
 		if parts[i].op == nil {
-			all = append(all, parts[i].text...)
+			all = append(all, parts[i].Text...)
 			continue
 		}
 		var k kind
 		if raw, k = parts[i].value(raw, s); k == absent {
-			all = append(all, '-')
+			all = appendAbsent(all, omit)
 		} else {
 			all = append(all, raw...)
 		}
 	}
 	return appendJSON(b, string(all)), raw
+}
+
+// appendAbsent appends what stands for a value that there is not.
+func appendAbsent(b []byte, omit bool) []byte {
+	if omit {
+		return b
+	}
+	return append(b, '-')
 }
 
 const hexDigits = "0123456789abcdef"

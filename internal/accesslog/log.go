@@ -36,24 +36,6 @@ func Verdicts(list string) ([]string, error) {
 	return out, nil
 }
 
-// ParseFormat reads a format by its encoding, TEXT or JSON in whatever case; an empty
-// format is Istio's default of the encoding, an empty encoding TEXT.
-func ParseFormat(format, encoding string) (*Format, error) {
-	switch strings.ToUpper(encoding) {
-	case "", "TEXT":
-		if format == "" {
-			format = DefaultText
-		}
-		return Text(format)
-	case "JSON":
-		if format == "" {
-			format = DefaultJSON
-		}
-		return JSON(format)
-	}
-	return nil, fmt.Errorf("the encoding of the access log is TEXT or JSON, not %q", encoding)
-}
-
 // Bounds of a log.
 const (
 	// waiting is how many bytes of lines wait for whoever takes them.
@@ -76,17 +58,25 @@ type AccessLog struct {
 
 // Config says what is written where.
 type Config struct {
-	Format *Format
-	To     io.Writer
+	Outputs []Output
 	// Percent of what there is has a line, drawn one by one, 0 to 100; what has a
 	// verdict that is not of Verdicts has none. Empty: all have.
 	Percent  float64
 	Verdicts []string
-	// Wants says whether what is observed has a line; nil: it has.
-	Wants func(*flow.Observation) bool
+	// Wants says whether what is observed has a line of the output with the name; nil: it
+	// has.
+	Wants func(name string, o *flow.Observation) bool
+
+	out uint64 // of 2^64 draws, how many have a line
+}
+
+// Output is one place, and how lines look there.
+type Output struct {
+	Name   string
+	Format *Format
+	To     io.Writer
 
 	pipe *logpipe.Writer
-	out  uint64 // of 2^64 draws, how many have a line
 }
 
 // New makes an AccessLog that writes nothing yet. rand draws 64 bits.
@@ -103,9 +93,13 @@ func (l *AccessLog) Set(c *Config) {
 		return
 	}
 	own := *c
-	if own.pipe = l.pipes[c.To]; own.pipe == nil {
-		own.pipe = logpipe.New(c.To, waiting, nil)
-		l.pipes[c.To] = own.pipe
+	own.Outputs = slices.Clone(c.Outputs)
+	for i := range own.Outputs {
+		o := &own.Outputs[i]
+		if o.pipe = l.pipes[o.To]; o.pipe == nil {
+			o.pipe = logpipe.New(o.To, waiting, nil)
+			l.pipes[o.To] = o.pipe
+		}
 	}
 	own.out = ^uint64(0)
 	if c.Percent < 100 {
@@ -124,14 +118,18 @@ func (l *AccessLog) Observe(s *flow.Observation) {
 	if b == nil {
 		b = new([]byte)
 	}
-	*b = c.Format.Append((*b)[:0], s)
-	_, _ = c.pipe.Write(*b) // never fails
+	for i := range c.Outputs {
+		if to := &c.Outputs[i]; c.Wants == nil || c.Wants(to.Name, s) {
+			*b = to.Format.Append((*b)[:0], s)
+			_, _ = to.pipe.Write(*b) // never fails
+		}
+	}
 	if cap(*b) <= usual {
 		l.buffers.Put(b)
 	}
 }
 
-// wants says whether there is a line of what is seen.
+// wants says whether there may be lines of what is seen.
 func (c *Config) wants(s *flow.Observation) bool {
 	switch s.Kind {
 	case flow.Request, flow.Close:
@@ -142,10 +140,20 @@ func (c *Config) wants(s *flow.Observation) bool {
 	default:
 		return false
 	}
-	if len(c.Verdicts) > 0 && !slices.Contains(c.Verdicts, verdict(s)) {
-		return false
+	return len(c.Verdicts) == 0 || slices.Contains(c.Verdicts, verdict(s))
+}
+
+// Forget passes on what waits for somebody to whom nothing is written any more, at most
+// for a time.
+func (l *AccessLog) Forget(to io.Writer, wait time.Duration) {
+	l.mu.Lock()
+	p := l.pipes[to]
+	delete(l.pipes, to)
+	l.mu.Unlock()
+	if p != nil {
+		p.Close(wait)
+		l.dropped.Add(p.Dropped())
 	}
-	return c.Wants == nil || c.Wants(s)
 }
 
 // Dropped is how many lines nobody took.

@@ -3,15 +3,14 @@
 package accesslog
 
 import (
-	"fmt"
+	"bytes"
 	"net/netip"
 	"os"
-	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/internal/logformat"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -24,100 +23,43 @@ const (
 	number
 )
 
-// operator is a command operator. value appends its value to b, raw.
-type operator struct {
-	name     string
-	value    func(b []byte, s *flow.Observation, p *part) ([]byte, kind)
-	argument func(name, arg string) error
-	fields   bool // the argument names a field of a message, and maybe another one
-}
+// value appends the value of an operator to b, raw.
+type value func(b []byte, s *flow.Observation, p *part) ([]byte, kind)
 
-// operators are those that there are, by name.
-var operators = []operator{
-	{name: "BYTES_RECEIVED", value: counted(func(s *flow.Observation) int64 { return s.BytesSent })},
-	{name: "BYTES_SENT", value: counted(func(s *flow.Observation) int64 { return s.BytesReceived })},
-	{name: "CONNECTION_TERMINATION_DETAILS", value: said(termination)},
-	{name: "DOWNSTREAM_DIRECT_REMOTE_ADDRESS", value: at(source)},
-	{name: "DOWNSTREAM_LOCAL_ADDRESS", value: dialledAt},
-	{name: "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT", value: address(dialled)},
-	{name: "DOWNSTREAM_LOCAL_PORT", value: port(dialled)},
-	{name: "DOWNSTREAM_REMOTE_ADDRESS", value: at(source)},
-	{name: "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT", value: address(source)},
-	{name: "DOWNSTREAM_REMOTE_PORT", value: port(source)},
-	{name: "DURATION", value: counted(func(s *flow.Observation) int64 { return s.Duration.Milliseconds() })},
-	{name: "EGRESSD", value: own, argument: oneOf("COMMAND", "DETAIL", "KIND", "LAYER", "PID", "REASON", "RETRIES", "RULE", "UID", "VERDICT", "WORKLOAD")},
-	{name: "GRPC_STATUS_NUMBER", value: grpcStatus},
-	{name: "HOSTNAME", value: said(func(*flow.Observation) string { name, _ := os.Hostname(); return name })},
-	{name: "PROTOCOL", value: protocol},
-	{name: "REQ", value: requestField, argument: fieldName, fields: true},
-	{name: "REQUESTED_SERVER_NAME", value: said(serverName)},
-	{name: "RESP", value: responseField, argument: fieldName, fields: true},
-	{name: "RESPONSE_CODE", value: counted(func(s *flow.Observation) int64 { return int64(s.Status) })},
-	{name: "RESPONSE_CODE_DETAILS", value: codeDetails},
-	{name: "RESPONSE_FLAGS", value: flags},
-	{name: "ROUTE_NAME", value: said(func(s *flow.Observation) string { return s.Route })},
-	{name: "START_TIME", value: startTime, argument: timeFormat},
-	{name: "TRACE_ID", value: said(func(s *flow.Observation) string { return s.TraceID })},
-	{name: "TRAILER", value: trailerField, argument: fieldName, fields: true},
-	{name: "UPSTREAM_CLUSTER", value: cluster},
-	{name: "UPSTREAM_CLUSTER_RAW", value: cluster},
-	{name: "UPSTREAM_HOST", value: at(upstream)},
-	{name: "UPSTREAM_LOCAL_ADDRESS", value: at(func(*flow.Observation) netip.AddrPort { return netip.AddrPort{} })},
-	{name: "UPSTREAM_REQUEST_ATTEMPT_COUNT", value: counted(attempts)},
-	{name: "UPSTREAM_TRANSPORT_FAILURE_REASON", value: said(transportFailure)},
-}
-
-// Operators are the names of the command operators, sorted.
-func Operators() []string {
-	names := make([]string, len(operators))
-	for i := range operators {
-		names[i] = operators[i].name
-	}
-	return names
-}
-
-func operatorOf(name string) *operator {
-	at, ok := slices.BinarySearchFunc(operators, name, func(o operator, name string) int { return strings.Compare(o.name, name) })
-	if !ok {
-		return nil
-	}
-	o := operators[at]
-	if o.argument == nil {
-		o.argument = noArgument
-	}
-	return &o
-}
-
-func noArgument(name, arg string) error {
-	if arg != "" {
-		return fmt.Errorf("%%%s%% takes no argument", name)
-	}
-	return nil
-}
-
-func oneOf(words ...string) func(name, arg string) error {
-	return func(name, arg string) error {
-		if !slices.Contains(words, arg) {
-			return fmt.Errorf("%%%s(%s)%%: the argument is one of %s", name, arg, strings.Join(words, ", "))
-		}
-		return nil
-	}
-}
-
-// secret are fields that no line shows: who reads a log would have what they open.
-var secret = []string{"Authorization", "Cookie", "Proxy-Authorization", "Set-Cookie"}
-
-func fieldName(name, arg string) error {
-	first, second, two := strings.Cut(arg, "?")
-	for _, n := range []string{first, second} {
-		if n == "" && (two || n == first) {
-			return fmt.Errorf("%%%s(%s)%%: name a field, or two as in %%%s(X?Y)%%", name, arg, name)
-		}
-		if slices.ContainsFunc(secret, func(s string) bool { return field.Same(s, n) }) {
-			return fmt.Errorf("%%%s(%s)%%: %s has credentials, which no log shows", name, arg, n)
-		}
-	}
-	return nil
+// values are those of the operators of package logformat, by name.
+var values = map[string]value{
+	"BYTES_RECEIVED":                         counted(func(s *flow.Observation) int64 { return s.BytesSent }),
+	"BYTES_SENT":                             counted(func(s *flow.Observation) int64 { return s.BytesReceived }),
+	"CONNECTION_TERMINATION_DETAILS":         said(termination),
+	"DOWNSTREAM_DIRECT_REMOTE_ADDRESS":       at(source),
+	"DOWNSTREAM_LOCAL_ADDRESS":               dialledAt,
+	"DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT":  address(dialled),
+	"DOWNSTREAM_LOCAL_PORT":                  port(dialled),
+	"DOWNSTREAM_REMOTE_ADDRESS":              at(source),
+	"DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT": address(source),
+	"DOWNSTREAM_REMOTE_PORT":                 port(source),
+	"DURATION":                               counted(func(s *flow.Observation) int64 { return s.Duration.Milliseconds() }),
+	"EGRESSD":                                own,
+	"GRPC_STATUS_NUMBER":                     grpcStatus,
+	"HOSTNAME":                               said(func(*flow.Observation) string { name, _ := os.Hostname(); return name }),
+	"PROTOCOL":                               protocol,
+	"REQ":                                    requestField,
+	"REQUESTED_SERVER_NAME":                  said(serverName),
+	"REQ_WITHOUT_QUERY":                      requestFieldWithoutQuery,
+	"RESP":                                   responseField,
+	"RESPONSE_CODE":                          counted(func(s *flow.Observation) int64 { return int64(s.Status) }),
+	"RESPONSE_CODE_DETAILS":                  codeDetails,
+	"RESPONSE_FLAGS":                         flags,
+	"ROUTE_NAME":                             said(func(s *flow.Observation) string { return s.Route }),
+	"START_TIME":                             startTime,
+	"TRACE_ID":                               said(func(s *flow.Observation) string { return s.TraceID }),
+	"TRAILER":                                trailerField,
+	"UPSTREAM_CLUSTER":                       cluster,
+	"UPSTREAM_CLUSTER_RAW":                   cluster,
+	"UPSTREAM_HOST":                          at(upstream),
+	"UPSTREAM_LOCAL_ADDRESS":                 at(func(*flow.Observation) netip.AddrPort { return netip.AddrPort{} }),
+	"UPSTREAM_REQUEST_ATTEMPT_COUNT":         counted(attempts),
+	"UPSTREAM_TRANSPORT_FAILURE_REASON":      said(transportFailure),
 }
 
 // said is an operator whose value is a text; "" is absent.
@@ -201,7 +143,7 @@ func attempts(s *flow.Observation) int64 {
 func request(s *flow.Observation) bool { return s.Kind == flow.Request }
 
 func startTime(b []byte, s *flow.Observation, p *part) ([]byte, kind) {
-	return appendTime(b, s.Time.Add(-s.Duration).UTC(), p.arg), text
+	return logformat.AppendTime(b, s.Time.Add(-s.Duration).UTC(), p.Arg), text
 }
 
 func protocol(b []byte, s *flow.Observation, _ *part) ([]byte, kind) {
@@ -290,9 +232,19 @@ func cluster(b []byte, s *flow.Observation, _ *part) ([]byte, kind) {
 
 // requestField is a field of the request, or what HTTP/2 has as one.
 func requestField(b []byte, s *flow.Observation, p *part) ([]byte, kind) {
-	b, k := fieldOfRequest(b, s, p.arg)
-	if k == absent && p.alt != "" {
-		return fieldOfRequest(b, s, p.alt)
+	b, k := fieldOfRequest(b, s, p.Arg)
+	if k == absent && p.Alt != "" {
+		return fieldOfRequest(b, s, p.Alt)
+	}
+	return b, k
+}
+
+// requestFieldWithoutQuery is a path of the request up to its query.
+func requestFieldWithoutQuery(b []byte, s *flow.Observation, p *part) ([]byte, kind) {
+	was := len(b)
+	b, k := requestField(b, s, p)
+	if i := bytes.IndexByte(b[was:], '?'); i >= 0 {
+		b = b[:was+i]
 	}
 	return b, k
 }
@@ -312,6 +264,8 @@ func fieldOfRequest(b []byte, s *flow.Observation, name string) ([]byte, kind) {
 		return appendSaid(b, s.Authority)
 	case field.Same(name, ":scheme"):
 		return appendSaid(b, s.Scheme)
+	case field.Same(name, "x-request-id"):
+		return appendSaid(b, s.ID())
 	}
 	return appendFirst(b, s.Request, name)
 }
@@ -324,7 +278,7 @@ func appendFirst(b []byte, l field.List, name string) ([]byte, kind) {
 }
 
 func responseField(b []byte, s *flow.Observation, p *part) ([]byte, kind) {
-	for _, name := range []string{p.arg, p.alt} {
+	for _, name := range []string{p.Arg, p.Alt} {
 		if i := s.Response.Index(name, 0); name != "" && i >= 0 {
 			return append(b, s.Response[i].Value...), text
 		}
@@ -337,10 +291,10 @@ func responseField(b []byte, s *flow.Observation, p *part) ([]byte, kind) {
 }
 
 func trailerField(b []byte, s *flow.Observation, p *part) ([]byte, kind) {
-	if b, k := appendFirst(b, s.Trailer, p.arg); k != absent || p.alt == "" {
+	if b, k := appendFirst(b, s.Trailer, p.Arg); k != absent || p.Alt == "" {
 		return b, k
 	}
-	return appendFirst(b, s.Trailer, p.alt)
+	return appendFirst(b, s.Trailer, p.Alt)
 }
 
 // grpcStatus is the status of a call, in the trailer or, of an answer without a
@@ -356,7 +310,7 @@ func grpcStatus(b []byte, s *flow.Observation, _ *part) ([]byte, kind) {
 
 // own is what egressd knows and Envoy has no word for.
 func own(b []byte, s *flow.Observation, p *part) ([]byte, kind) {
-	switch p.arg {
+	switch p.Arg {
 	case "COMMAND":
 		return appendSaid(b, s.Process.Command)
 	case "DETAIL":

@@ -80,7 +80,7 @@ func TestOTLP(t *testing.T) {
 			t.Fatal(err)
 		}
 		l := New(nil)
-		l.Set(&Config{Format: f, To: w, Percent: 100})
+		l.Set(&Config{Outputs: []Output{{Format: f, To: w}}, Percent: 100})
 		for range 3 {
 			l.Observe(exchange())
 		}

@@ -42,6 +42,9 @@ type Observation struct {
 	// Answered is how long after its begin the head of the upstream's answer was
 	// there; 0: none came.
 	Answered time.Duration
+	// RequestID is the x-request-id that was made for the request; "": it had one, or got
+	// none.
+	RequestID string
 	// Trace are the identifiers of the request's span, in hexadecimal; "": there is
 	// none.
 	TraceID, SpanID string
@@ -52,6 +55,14 @@ func (s *Observation) GRPC() bool {
 	const grpc = "application/grpc"
 	t := s.Request.Get("Content-Type")
 	return len(t) >= len(grpc) && t[:len(grpc)] == grpc && (len(t) == len(grpc) || t[len(grpc)] == '+' || t[len(grpc)] == ';')
+}
+
+// ID is the x-request-id that the request went on with; "": none.
+func (s *Observation) ID() string {
+	if id := s.Request.Get("x-request-id"); id != "" {
+		return id
+	}
+	return s.RequestID
 }
 
 // Observer is told of what is observed. Observe must not block, and keeps nothing of it

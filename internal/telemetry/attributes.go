@@ -82,7 +82,7 @@ func request(o *flow.Observation) map[string]any {
 	}
 	path, query, _ := strings.Cut(target, "?")
 	m := said("path", target, "url_path", path, "query", query, "host", o.Authority, "method", o.Method, "scheme", o.Scheme,
-		"id", o.Request.Get("x-request-id"), "referer", o.Request.Get("referer"), "useragent", o.Request.Get("user-agent"),
+		"id", o.ID(), "referer", o.Request.Get("referer"), "useragent", o.Request.Get("user-agent"),
 		"protocol", protocol(o), "time", o.Time.Add(-o.Duration), "duration", o.Duration, "size", o.BytesSent)
 	m["headers"] = headers(o.Request)
 	return m

@@ -3,7 +3,6 @@
 package telemetry
 
 import (
-	"maps"
 	"slices"
 
 	"github.com/egressd/egressd/internal/expression"
@@ -18,21 +17,24 @@ type FlowRules struct {
 	Trace   TraceRules
 	log     logRules
 	metrics map[string]*metricRules // by name; nil: all are as they are
+	// uncounted: all metrics are disabled, until something is said of one.
+	uncounted bool
 }
 
-// logRules say whether there is a line: never, always, or where one of the filters holds.
-type logRules struct {
-	never   bool
-	filters []*expression.Expression
-}
+// logRules are the filters of the providers that have lines; nil: every line.
+type logRules map[string]*expression.Expression
 
 // TraceRules are what is said of spans.
 type TraceRules struct {
+	// Provider is whose collector takes them; "": the one that is nobody's own.
+	Provider string
 	// Percent is nil for that of the command line or the MeshConfig.
 	Percent *float64
 	// Disabled: no span is sent. The fields of a trace go on.
 	Disabled bool
-	Tags     map[string]policy.TelemetryTag
+	// NoContext: the fields of a trace do not go on.
+	NoContext bool
+	Tags      map[string]policy.TelemetryTag
 }
 
 // metricRules change one metric: the labels in gone are empty, those of tags have values
@@ -45,19 +47,11 @@ type metricRules struct {
 
 // merge puts objects together, the farthest first.
 func (b *Rulebook) merge(objects []*policy.Telemetry) *FlowRules {
-	r := &FlowRules{log: b.logs(objects)}
+	r := &FlowRules{log: b.logs(objects), Trace: TraceRules{Provider: b.defaults.Trace}}
 	for _, o := range objects {
 		r.Objects = append(r.Objects, o.Ref)
 		for _, t := range o.Traces {
-			if t.Sampling != nil {
-				r.Trace.Percent = t.Sampling
-			}
-			if t.Disabled != nil {
-				r.Trace.Disabled = *t.Disabled
-			}
-			if t.Tags != nil {
-				r.Trace.Tags = t.Tags
-			}
+			r.Trace.merge(t)
 		}
 		for _, m := range o.Metrics {
 			b.metric(r, m)
@@ -66,22 +60,43 @@ func (b *Rulebook) merge(objects []*policy.Telemetry) *FlowRules {
 	return r
 }
 
+func (r *TraceRules) merge(t policy.TelemetryTrace) {
+	if t.Provider != "" {
+		r.Provider = t.Provider
+	}
+	if t.Sampling != nil {
+		r.Percent = t.Sampling
+	}
+	if t.Disabled != nil {
+		r.Disabled = *t.Disabled
+	}
+	if t.NoContext != nil {
+		r.NoContext = *t.NoContext
+	}
+	if t.Tags != nil {
+		r.Tags = t.Tags
+	}
+}
+
 // logs merges what is said of the access log: the nearest object that names providers
 // says which there are, and what is nearer changes those.
 func (b *Rulebook) logs(objects []*policy.Telemetry) logRules {
-	names := b.defaults.Logs
+	names, filters, said := b.defaults.Logs, map[string]string{}, false
 	for _, o := range objects {
 		var own []string
 		for _, l := range o.Logs {
-			own = append(own, l.Providers...)
+			own, said = append(own, l.Providers...), true
+			for _, name := range l.Providers {
+				filters[name] = l.Filter // the nearest that names it, wherever it is turned on
+			}
 		}
 		if len(own) > 0 {
 			names = own
 		}
 	}
 	on := map[string]string{} // filters by provider
-	for _, name := range b.defaults.Logs {
-		if slices.Contains(names, name) {
+	if !said {
+		for _, name := range names {
 			on[name] = ""
 		}
 	}
@@ -91,26 +106,25 @@ func (b *Rulebook) logs(objects []*policy.Telemetry) logRules {
 			of := l.Providers
 			if len(of) == 0 {
 				of = above
-			} else {
-				above = of
 			}
+			above = of
 			for _, name := range of {
 				switch {
+				case !slices.Contains(names, name):
 				case l.Disabled:
 					delete(on, name)
-				case slices.Contains(names, name):
+				case len(l.Providers) == 0 && l.Filter != "":
+					filters[name] = l.Filter // Istio takes no notice of it
 					on[name] = l.Filter
+				default:
+					on[name] = filters[name]
 				}
 			}
 		}
 	}
-	out := logRules{never: len(on) == 0}
-	for _, filter := range slices.Sorted(maps.Values(on)) {
-		p := b.programs[filter]
-		if p == nil {
-			return logRules{} // one without a filter has every line
-		}
-		out.filters = append(out.filters, p)
+	out := logRules{}
+	for name, filter := range on {
+		out[name] = b.programs[filter]
 	}
 	return out
 }
@@ -122,9 +136,14 @@ var Metrics = []string{
 	"TCP_SENT_BYTES", "TCP_RECEIVED_BYTES", "TCP_OPENED_CONNECTIONS", "TCP_CLOSED_CONNECTIONS",
 }
 
+// metric puts one override on top of what is there. One that disables all metrics says
+// nothing else, and holds until something is said of any metric, as in Istio.
 func (b *Rulebook) metric(r *FlowRules, m policy.TelemetryMetric) {
 	if r.metrics == nil {
 		r.metrics = map[string]*metricRules{}
+	}
+	if r.uncounted = m.Name == "" && m.Disabled != nil && *m.Disabled; r.uncounted {
+		return
 	}
 	for _, name := range Metrics {
 		if m.Name != "" && m.Name != name {
@@ -150,12 +169,20 @@ func (b *Rulebook) metric(r *FlowRules, m policy.TelemetryMetric) {
 	}
 }
 
-// Logged says whether a flow has a line in the access log.
+// Logged says whether a flow has a line in the access log, of whatever provider.
 func (r *FlowRules) Logged(o *flow.Observation) bool {
-	if r.log.never || len(r.log.filters) == 0 {
-		return !r.log.never
+	for name := range r.log {
+		if r.LoggedBy(name, o) {
+			return true
+		}
 	}
-	return slices.ContainsFunc(r.log.filters, func(p *expression.Expression) bool { return p.Holds(Attributes(o)) })
+	return false
+}
+
+// LoggedBy says whether a flow has a line in the access log of a provider.
+func (r *FlowRules) LoggedBy(provider string, o *flow.Observation) bool {
+	filter, ok := r.log[provider]
+	return ok && (filter == nil || filter.Holds(Attributes(o)))
 }
 
 // Counts says whether anything is said of metrics.
@@ -164,6 +191,9 @@ func (r *FlowRules) Counts() bool { return r.metrics != nil }
 // Counted says whether a metric counts the flow, and changes the values of its labels,
 // of which names has the names.
 func (r *FlowRules) Counted(metric string, o *flow.Observation, names, values []string) bool {
+	if r.uncounted {
+		return false
+	}
 	m := r.metrics[metric]
 	if m == nil {
 		return true
@@ -207,9 +237,18 @@ func (b *Rulebook) Labels() (out []string) {
 	return slices.Compact(out)
 }
 
-// Logs says whether an object turns the access log on for anybody.
-func (b *Rulebook) Logs() bool {
-	return b != nil && slices.ContainsFunc(b.objects, func(o *policy.Telemetry) bool {
-		return slices.ContainsFunc(o.Logs, func(l policy.TelemetryLog) bool { return !l.Disabled && len(l.Providers) > 0 })
-	})
+// Logs are the providers of the access log that act for anybody, sorted.
+func (b *Rulebook) Logs(d Defaults) []string {
+	out := slices.Clone(d.Logs)
+	if b != nil {
+		for _, o := range b.objects {
+			for _, l := range o.Logs {
+				if !l.Disabled {
+					out = append(out, l.Providers...)
+				}
+			}
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }

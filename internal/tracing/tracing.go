@@ -25,6 +25,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/egressd/egressd/forward/session"
+	"github.com/egressd/egressd/internal/accesslog"
 	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/telemetry"
@@ -129,6 +130,16 @@ func (s sampler) ShouldSample(p sdk.SamplingParameters) sdk.SamplingResult {
 	return s.Sampler.ShouldSample(p)
 }
 
+// contextFields are those of W3C and of B3.
+var contextFields = []string{"traceparent", "tracestate", "b3", "x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid", "x-b3-sampled", "x-b3-flags"}
+
+// Strip takes the fields of a trace away.
+func Strip(h *field.List) {
+	for _, name := range contextFields {
+		h.Del(name)
+	}
+}
+
 // Begin begins the span of a request as a session.Tracer does. rules are what Telemetry
 // objects say of it; nil: nothing. Where these want no span it is nil, and the fields of
 // the trace go on as they came.
@@ -152,6 +163,14 @@ func (t *Tracer) Begin(in field.List, h *field.List, start time.Time, rules *tel
 		ctx = t.b3.Extract(ctx, c)
 	}
 	ctx, s := t.spans.Start(ctx, "egress", trace.WithTimestamp(start), trace.WithSpanKind(trace.SpanKindClient))
+	out := &span{Span: s}
+	if rules != nil {
+		out.tags = rules.Tags
+	}
+	if rules != nil && rules.NoContext {
+		Strip(h)
+		return out
+	}
 	t.w3c.Inject(ctx, c)
 	// What is of the span before does not go on beside it.
 	for _, name := range []string{"b3", "x-b3-parentspanid", "x-b3-flags"} {
@@ -162,10 +181,6 @@ func (t *Tracer) Begin(in field.List, h *field.List, start time.Time, rules *tel
 		t.one.Inject(ctx, c)
 	case inB3 || !in.Has("traceparent"):
 		t.b3.Inject(ctx, c)
-	}
-	out := &span{Span: s}
-	if rules != nil {
-		out.tags = rules.Tags
 	}
 	return out
 }
@@ -199,13 +214,17 @@ func (s *span) End(o *flow.Observation) {
 		attribute.Int64("http.response.body.size", o.BytesReceived), attribute.String("egressd.workload", o.Workload),
 		attribute.String("egressd.verdict", o.Verdict.String()), attribute.String("egressd.reason", string(o.Reason)),
 	)
-	if id := o.Request.Get(requestID); id != "" {
+	if id := o.ID(); id != "" {
 		s.SetAttributes(attribute.String("guid:x-request-id", strings.Clone(id)))
 	}
 	for name, tag := range s.tags {
 		value := tag.Value
 		if i := o.Request.Index(tag.Header, 0); tag.Header != "" && i >= 0 {
 			value = strings.Clone(o.Request[i].Value)
+		}
+		if tag.Format != "" {
+			t, _ := accesslog.NewTemplate(tag.Format) // it was checked
+			value = t.Of(o)
 		}
 		if value != "" {
 			s.SetAttributes(attribute.String(name, value))

@@ -9,16 +9,37 @@ type MeshTelemetry struct {
 	// AccessLogFormat is a format string, or JSON of such; "": Istio's default.
 	// AccessLogEncoding is TEXT or JSON.
 	AccessLogFile, AccessLogFormat, AccessLogEncoding string
-	// Zipkin is ADDRESS:PORT of a Zipkin collector; "": none. TraceSampling is how
-	// many requests of which nobody has decided are traced, in percent.
+	// Zipkin is ADDRESS:PORT of a Zipkin collector (defaultConfig.tracing); "": none.
+	// TraceSampling is how many requests of which nobody has decided are traced, in
+	// percent.
 	Zipkin        string
 	TraceSampling float64
-	// OTLP is the collector of an extension provider that has traces; "": none.
-	OTLP string
-	// DefaultLogs are the providers of the access log that act where no Telemetry
-	// names others (defaultProviders).
-	DefaultLogs []string
+	// LogProviders and TraceProviders are the extension providers that say where lines
+	// and spans go, in their order.
+	LogProviders   []LogProvider
+	TraceProviders []TraceProvider
+	// DefaultLogs and DefaultTrace are the providers that act where no Telemetry names
+	// others (defaultProviders); "": the spans go where Zipkin says.
+	DefaultLogs  []string
+	DefaultTrace string
 }
+
+// LogProvider is a place of the access log (envoyFileAccessLog, envoyOtelAls).
+type LogProvider struct {
+	Name string
+	// File is /dev/stdout or /dev/stderr; OTLP is the URL of a collector. Without
+	// either the lines go where AccessLogFile says, or to /dev/stdout.
+	File, OTLP string
+	// Format and Encoding are as AccessLogFormat's and AccessLogEncoding's; with neither
+	// those count.
+	Format, Encoding string
+	// OmitEmpty: what has no value is left out.
+	OmitEmpty bool
+}
+
+// TraceProvider is a collector of spans (zipkin, opentelemetry): its address in Zipkin's
+// format, or a URL of OTLP.
+type TraceProvider struct{ Name, Zipkin, OTLP string }
 
 // Telemetry is an object of telemetry.istio.io, as far as it acts (istio.io/api
 // telemetry/v1alpha1). Nothing is decided by it. In the root namespace it is for the
@@ -26,18 +47,21 @@ type MeshTelemetry struct {
 type Telemetry struct {
 	Ref Ref
 	// Selector holds the labels of the workloads, or of the gateway, that it is for;
-	// ServiceEntries are names of its namespace that flows must go to. Neither: all of
-	// the namespace.
-	Selector       map[string]string
-	ServiceEntries []string
-	Logs           []TelemetryLog
-	Traces         []TelemetryTrace
-	Metrics        []TelemetryMetric
+	// Targets are objects of its namespace that flows must go to, or come by. Neither: all
+	// of the namespace.
+	Selector map[string]string
+	Targets  []TelemetryTarget
+	Logs     []TelemetryLog
+	Traces   []TelemetryTrace
+	Metrics  []TelemetryMetric
 }
+
+// TelemetryTarget is a ServiceEntry, a Service or a Gateway, Istio's or the Gateway API's.
+type TelemetryTarget struct{ Kind, Name string }
 
 // TelemetryLog says of which flows the access log has lines.
 type TelemetryLog struct {
-	// Providers are those that it is said of; none: those of the object above.
+	// Providers are those that it is said of; none: those of the item above.
 	Providers []string
 	Disabled  bool
 	// Filter is an expression of CEL that must hold; "": none.
@@ -47,15 +71,18 @@ type TelemetryLog struct {
 // TelemetryTrace says which requests are traced, and what their spans have. What is nil
 // is as the object above says.
 type TelemetryTrace struct {
+	Provider  string   // "": that of the object above
 	Sampling  *float64 // percent
 	Disabled  *bool
-	RequestID *bool // whether x-request-id decides with the rest
-	Tags      map[string]TelemetryTag
+	NoContext *bool // whether the fields of a trace do not go on
+	// Tags are in the place of all tags of the object above; empty: there are none.
+	Tags map[string]TelemetryTag
 }
 
 // TelemetryTag is the value of a custom tag: that of a field of the request if Header
-// is set and the field is there, or else Value.
-type TelemetryTag struct{ Header, Value string }
+// is set and the field is there, or else Value. Format is a text with command operators of
+// the access log, in the place of both.
+type TelemetryTag struct{ Header, Value, Format string }
 
 // TelemetryMetric changes one of Istio's metrics.
 type TelemetryMetric struct {

@@ -7,6 +7,7 @@ import (
 
 	meshapi "istio.io/api/mesh/v1alpha1"
 
+	"github.com/egressd/egressd/internal/logformat"
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 	"github.com/egressd/egressd/policy/istio/internal/telemetry"
@@ -28,31 +29,52 @@ func (m *meshSource) telemetry() policy.MeshTelemetry {
 		// Whoever may write the MeshConfig would have root append to any file.
 		m.Say(Note, m.at.KeyOf("accessLogFile"), "%s does not act on egressd", "accessLogFile beyond /dev/stdout and /dev/stderr (run has --access-log)")
 	}
+	if err := logformat.Check(out.AccessLogFormat, out.AccessLogEncoding); err != nil {
+		m.Errorf(m.at.At("accessLogFormat"), "accessLogFormat: %s", err)
+	}
 	if c := m.v.DefaultConfig; c != nil {
 		m.tracing(&out, c.Tracing)
 	}
-	m.tellProviders()
-	providers := telemetry.NewProviders(m.v)
-	out.DefaultLogs = providers.Known(telemetry.Logs, m.v.DefaultProviders.GetAccessLogging())
-	for _, name := range m.v.DefaultProviders.GetTracing() {
-		collector(&out, m.v, name)
-	}
+	m.providers(&out)
 	return out
 }
 
-// tellProviders says what of the providers does not act.
-func (m *meshSource) tellProviders() {
+// providers translates the extension providers, and says what of them does not act.
+func (m *meshSource) providers(out *policy.MeshTelemetry) {
 	at := m.at.KeyOf("extensionProviders")
 	for _, e := range m.v.ExtensionProviders {
-		switch what := telemetry.SignalOf(e); {
-		case what == "":
+		switch telemetry.SignalOf(e) {
+		case "":
 			m.Say(Note, at, "%s does not act on egressd", "extensionProviders "+e.Name)
-		case what == telemetry.Logs:
-			m.Say(Note, at, "%s does not act on egressd", "what extensionProviders "+e.Name+" says of a place and a format (the access log is where accessLogFile or run's --access-log has it)")
+		case telemetry.Logs:
+			p, inert, err := telemetry.Log(e)
+			if err == nil {
+				err = logformat.Check(p.Format, p.Encoding)
+			}
+			if err != nil {
+				m.Errorf(at, "extensionProviders: %s: %s", e.Name, err)
+				continue
+			}
+			for _, what := range inert {
+				m.Say(Note, at, "%s does not act on egressd", "extensionProviders "+e.Name+" "+what)
+			}
+			out.LogProviders = append(out.LogProviders, p)
+		case telemetry.Traces:
+			out.TraceProviders = append(out.TraceProviders, telemetry.Tracer(e))
 		}
 	}
-	if len(m.v.DefaultProviders.GetMetrics()) > 0 {
-		m.Say(Note, m.at.KeyOf("defaultProviders"), "%s does not act on egressd", "defaultProviders.metrics (there are always metrics)")
+	if len(out.TraceProviders) > 0 && out.Zipkin == "" {
+		out.TraceSampling = m.sampling()
+	}
+	known, d := telemetry.NewProviders(m.v), m.v.DefaultProviders
+	logs, otherLogs := known.Known(telemetry.Logs, d.GetAccessLogging())
+	traces, otherTraces := known.Known(telemetry.Traces, d.GetTracing())
+	_, otherMetrics := known.Known(telemetry.Metrics, d.GetMetrics())
+	if out.DefaultLogs = logs; len(traces) > 0 {
+		out.DefaultTrace = traces[0]
+	}
+	for _, name := range slices.Concat(otherLogs, otherTraces, otherMetrics) {
+		m.Say(Note, m.at.KeyOf("defaultProviders"), "%s does not act on egressd", "defaultProviders "+name+" (extensionProviders has no such provider, or it is for something else)")
 	}
 }
 
@@ -76,20 +98,18 @@ func (m *meshSource) tracing(out *policy.MeshTelemetry, t *meshapi.Tracing) {
 	} else if t.Tracer != nil {
 		m.Say(Note, config.KeyOf("tracing"), "%s does not act on egressd", "a tracer other than zipkin")
 	}
-	if out.TraceSampling = t.Sampling; config.At("tracing").Get("sampling") == nil {
-		out.TraceSampling = defaultTraceSampling
-	}
-	if out.TraceSampling < 0 || out.TraceSampling > 100 {
-		m.Errorf(config.At("tracing").At("sampling"), "tracing.sampling: %v is not in percent, 0 to 100", out.TraceSampling)
-	}
+	out.TraceSampling = m.sampling()
 }
 
-// collector has spans go to an extension provider, if nothing says that they go elsewhere.
-func collector(out *policy.MeshTelemetry, mesh *meshapi.MeshConfig, name string) {
-	if out.Zipkin != "" || out.OTLP != "" {
-		return
+// sampling is how many requests of which nobody has decided are traced, in percent.
+func (m *meshSource) sampling() float64 {
+	at := m.at.At("defaultConfig", "tracing")
+	if at.Get("sampling") == nil {
+		return defaultTraceSampling
 	}
-	if out.Zipkin, out.OTLP = telemetry.Collector(mesh, name); out.Zipkin+out.OTLP != "" {
-		out.TraceSampling = defaultTraceSampling
+	n := m.v.DefaultConfig.GetTracing().GetSampling()
+	if n < 0 || n > 100 {
+		m.Errorf(at.At("sampling"), "tracing.sampling: %v is not in percent, 0 to 100", n)
 	}
+	return n
 }

@@ -30,10 +30,5 @@ func translateTelemetries(l *loader, cfg *policy.Config) {
 		if t != nil {
 			cfg.Telemetries = append(cfg.Telemetries, t)
 		}
-		for _, x := range d.v.Tracing {
-			for _, p := range x.Providers {
-				collector(&cfg.Mesh.Telemetry, mesh, p.Name)
-			}
-		}
 	}
 }

@@ -347,6 +347,9 @@ var faults = []Code{
 	{"EGD0856", "", "systemdUnits: %s"},
 	{"EGD0856", "", "tracing.sampling: %v is not in percent, 0 to 100"},
 	{"EGD0856", "", "trustDomain: %s"},
+	{"EGD0856", "", "accessLogFormat: %s"},
+	{"EGD0856", "", "customTag %s: %s"},
+	{"EGD0856", "", "extensionProviders: %s: %s"},
 	{"EGD0856", "IST0106", "the expression cannot be read: %s"},
 	{"EGD0856", "IST0106", "tagOverrides: %q is no name of a label: letters, digits and _"},
 

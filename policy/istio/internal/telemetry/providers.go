@@ -3,11 +3,15 @@
 package telemetry
 
 import (
+	"encoding/json"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
 	meshapi "istio.io/api/mesh/v1alpha1"
+
+	"github.com/egressd/egressd/policy"
 )
 
 // What providers are for.
@@ -19,8 +23,7 @@ const (
 
 var words = map[string]string{Logs: "access logs", Traces: "traces", Metrics: "metrics"}
 
-// Providers are those that Telemetry objects may name: where the access log, spans and
-// metrics go the flags of run say, and names lead there.
+// Providers are those that Telemetry objects may name.
 type Providers struct{ by map[string][]string }
 
 // NewProviders are Istio's own, egressd's, and the extension providers of a MeshConfig; nil:
@@ -35,18 +38,29 @@ func NewProviders(m *meshapi.MeshConfig) Providers {
 	return p
 }
 
-func (p Providers) has(signal, name string) bool { return slices.Contains(p.by[signal], name) }
+// find is the name of a provider for a signal, which people write in whatever case; "":
+// there is none.
+func (p Providers) find(signal, name string) string {
+	for _, n := range p.by[signal] {
+		if strings.EqualFold(n, name) {
+			return n
+		}
+	}
+	return ""
+}
 
 func (p Providers) names(signal string) []string { return slices.Sorted(slices.Values(p.by[signal])) }
 
-// Known are those of a list that are for a signal.
-func (p Providers) Known(signal string, list []string) (out []string) {
+// Known are those of a list that are for a signal, and the others.
+func (p Providers) Known(signal string, list []string) (known, others []string) {
 	for _, name := range list {
-		if p.has(signal, name) {
-			out = append(out, name)
+		if n := p.find(signal, name); n != "" {
+			known = append(known, n)
+		} else {
+			others = append(others, name)
 		}
 	}
-	return out
+	return known, others
 }
 
 // SignalOf is what an extension provider is for; "": nothing that egressd does.
@@ -62,27 +76,65 @@ func SignalOf(e *meshapi.MeshConfig_ExtensionProvider) string {
 	return ""
 }
 
-// Collector is where an extension provider's spans go: a Zipkin address, or a URL of OTLP.
-func Collector(m *meshapi.MeshConfig, name string) (zipkin, otlp string) {
-	for _, e := range m.GetExtensionProviders() {
-		if e.Name != name {
-			continue
+// Tracer is where an extension provider's spans go; Istio's field for it says which. Its
+// Zipkin and OTLP are empty when it is for something else.
+func Tracer(e *meshapi.MeshConfig_ExtensionProvider) policy.TraceProvider {
+	out := policy.TraceProvider{Name: e.Name}
+	if z := e.GetZipkin(); z != nil {
+		out.Zipkin = fmt.Sprintf("%s:%d%s", host(z.Service), z.Port, path(z.Path))
+	}
+	if o := e.GetOpentelemetry(); o != nil && o.Http != nil {
+		out.OTLP = fmt.Sprintf("http://%s:%d%s", host(o.Service), o.Port, path(o.Http.Path))
+	} else if o != nil {
+		out.OTLP = fmt.Sprintf("grpc://%s:%d", host(o.Service), o.Port)
+	}
+	return out
+}
+
+// Log is where an extension provider's lines go, and how they look. inert are the fields
+// that do not act, with what happens.
+func Log(e *meshapi.MeshConfig_ExtensionProvider) (out policy.LogProvider, inert []string, err error) {
+	out.Name = e.Name
+	if f := e.GetEnvoyFileAccessLog(); f != nil {
+		switch out.OmitEmpty = f.OmitEmptyValues; f.Path {
+		case "", "/dev/stdout":
+			out.File = "/dev/stdout"
+		case "/dev/stderr":
+			out.File = f.Path
+		default:
+			inert = append(inert, "path beyond /dev/stdout and /dev/stderr (lines go where accessLogFile says or to /dev/stdout; run has --access-log)")
 		}
-		if z := e.GetZipkin(); z != nil {
-			return fmt.Sprintf("%s:%d%s", host(z.Service), z.Port, path(z.Path)), ""
-		}
-		if o := e.GetOpentelemetry(); o != nil {
-			if o.Http == nil {
-				return "", fmt.Sprintf("grpc://%s:%d", host(o.Service), o.Port)
+		if format, ok := f.LogFormat.GetLogFormat().(*meshapi.MeshConfig_ExtensionProvider_EnvoyFileAccessLogProvider_LogFormat_Labels); ok {
+			out.Encoding = "JSON"
+			if len(format.Labels.GetFields()) > 0 {
+				text, err := json.Marshal(format.Labels.AsMap()) // with sorted names
+				if err != nil {
+					return out, nil, err
+				}
+				out.Format = string(text)
 			}
-			return "", fmt.Sprintf("http://%s:%d%s", host(o.Service), o.Port, path(o.Http.Path))
+		} else if out.Format = f.LogFormat.GetText(); out.Format != "" || e.Name != "envoy" {
+			out.Encoding = "TEXT" // that of Istio's own provider is the MeshConfig's
 		}
 	}
-	return "", ""
+	if o := e.GetEnvoyOtelAls(); o != nil {
+		out.OTLP = fmt.Sprintf("grpc://%s:%d", host(o.Service), o.Port)
+		out.Format, out.Encoding = o.LogFormat.GetText(), "TEXT"
+		if len(o.LogFormat.GetLabels().GetFields()) > 0 {
+			inert = append(inert, "logFormat.labels (the line is the body of the record; write it as logFormat.text)")
+		}
+	}
+	return out, inert, nil
 }
 
 // host is a service without the namespace that may stand before it.
-func host(service string) string { return service[strings.LastIndex(service, "/")+1:] }
+func host(service string) string {
+	service = service[strings.LastIndex(service, "/")+1:]
+	if a, err := netip.ParseAddr(service); err == nil && a.Is6() {
+		return "[" + service + "]"
+	}
+	return service
+}
 
 func path(p string) string {
 	if p == "" || strings.HasPrefix(p, "/") {

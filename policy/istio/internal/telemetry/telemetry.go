@@ -12,6 +12,7 @@ import (
 	selectors "istio.io/api/type/v1beta1"
 
 	"github.com/egressd/egressd/internal/expression"
+	"github.com/egressd/egressd/internal/logformat"
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio/internal/check"
 	"github.com/egressd/egressd/policy/istio/internal/model"
@@ -81,24 +82,36 @@ func (t *translation) scope() bool {
 	for i, r := range t.V.TargetRefs {
 		t.target(t.Spec.At("targetRefs", i), r)
 	}
-	return t.V.TargetRef == nil && len(t.V.TargetRefs) == 0 || len(t.out.ServiceEntries) > 0
+	return t.V.TargetRef == nil && len(t.V.TargetRefs) == 0 || len(t.out.Targets) > 0
 }
 
+// Groups of what targetRefs name.
+const gatewayGroup = "gateway.networking.k8s.io"
+
 func (t *translation) target(at *strictyaml.Node, r *selectors.PolicyTargetReference) {
+	is := func(kind string, groups ...string) bool { return r.Kind == kind && slices.Contains(groups, r.Group) }
 	switch {
 	case r.Name == "":
 		t.Errorf(at, "%s: name is required", "targetRefs")
-	case r.Kind == "ServiceEntry" && r.Group == model.NetworkingGroup:
-		t.out.ServiceEntries = append(t.out.ServiceEntries, r.Name)
+	case r.Namespace != "" && r.Namespace != t.Ref.Namespace:
+		t.inert(at.At("namespace"), "a targetRef to another namespace", "write the Telemetry in the namespace of what it names, without namespace here")
+	case is("ServiceEntry", model.NetworkingGroup), is("Service", "", "core"), is("Gateway", gatewayGroup, model.NetworkingGroup):
+		t.out.Targets = append(t.out.Targets, policy.TelemetryTarget{Kind: r.Kind, Name: r.Name})
+	case is("GatewayClass", gatewayGroup):
+		t.inert(at, "a targetRef to a GatewayClass", "there are no waypoints here; without targetRefs the Telemetry of the root namespace is for all that leaves")
 	default:
-		t.inert(at, "a targetRef to a "+r.Kind, "a ServiceEntry can be named; what passes the node's gateway is selected by the gateway's labels, in the root namespace")
+		what := r.Kind
+		if r.Group != "" {
+			what += " of " + r.Group
+		}
+		t.inert(at, "a targetRef to a "+what, "there are kind: ServiceEntry with group: networking.istio.io, kind: Service with group: core, and kind: Gateway with group: gateway.networking.k8s.io or networking.istio.io")
 	}
 }
 
 // outgoing says whether a mode is for what leaves: egressd is at the client's side.
 func (t *translation) outgoing(at *strictyaml.Node, mode telemetry.WorkloadMode) bool {
 	if mode == telemetry.WorkloadMode_SERVER {
-		t.inert(at.At("match", "mode"), "mode SERVER", "egressd is at the client's side of all that it sees, gateways included, and the item is left out; write CLIENT")
+		t.inert(at.At("match", "mode"), "mode SERVER", "Istio counts what leaves a workload and what passes a gateway as CLIENT, and egressd sees nothing else; the item is left out: write CLIENT, or no mode")
 		return false
 	}
 	return true
@@ -111,8 +124,8 @@ func (t *translation) providers(at *strictyaml.Node, list []*telemetry.ProviderR
 		switch {
 		case p.Name == "":
 			t.Errorf(at.At("providers", i), "%s: name is required", "providers")
-		case t.Providers.has(signal, p.Name):
-			out = append(out, p.Name)
+		case t.Providers.find(signal, p.Name) != "":
+			out = append(out, t.Providers.find(signal, p.Name))
 		default:
 			t.Warnf(n, "there is no provider %q for %s, and what is said of it does nothing; there are %s", p.Name, words[signal], strings.Join(t.Providers.names(signal), ", "))
 		}
@@ -150,10 +163,17 @@ func (t *translation) tracing(at *strictyaml.Node, x *telemetry.Tracing) {
 	if !t.outgoing(at, x.GetMatch().GetMode()) {
 		return
 	}
-	if _, ok := t.providers(at, x.Providers, Traces); !ok {
+	names, ok := t.providers(at, x.Providers, Traces)
+	if !ok {
 		return
 	}
 	var out policy.TelemetryTrace
+	if len(names) > 0 {
+		out.Provider = names[0]
+	}
+	if len(names) > 1 {
+		t.inert(at.At("providers", 1), "a second provider of traces", "spans go to the first, "+names[0]+", as in Istio")
+	}
 	if p := x.RandomSamplingPercentage; p != nil {
 		if v := p.Value; !(v >= 0 && v <= 100) {
 			t.Errorf(at.At("randomSamplingPercentage"), "randomSamplingPercentage: %v is not in percent, 0 to 100", v)
@@ -163,7 +183,13 @@ func (t *translation) tracing(at *strictyaml.Node, x *telemetry.Tracing) {
 	if d := x.DisableSpanReporting; d != nil {
 		out.Disabled = &d.Value
 	}
-	for _, key := range []string{"useRequestIdForTraceSampling", "enableIstioTags", "disableContextPropagation"} {
+	if d := x.DisableContextPropagation; d != nil {
+		out.NoContext = &d.Value
+	}
+	if x.CustomTags != nil {
+		out.Tags = map[string]policy.TelemetryTag{} // in the place of those above, whatever is known of them
+	}
+	for _, key := range []string{"useRequestIdForTraceSampling", "enableIstioTags"} {
 		if at.Has(key) {
 			t.inert(at.KeyOf(key), key, "sampling goes by the trace's identifier and by what the request says of its trace, which goes on; spans have egressd's attributes")
 		}
@@ -171,9 +197,6 @@ func (t *translation) tracing(at *strictyaml.Node, x *telemetry.Tracing) {
 	tags := strictyaml.EntriesOf(at.At("customTags"))
 	for _, name := range slices.Sorted(maps.Keys(x.CustomTags)) {
 		if tag, ok := t.tag(tags.At(name), name, x.CustomTags[name]); ok {
-			if out.Tags == nil {
-				out.Tags = map[string]policy.TelemetryTag{}
-			}
 			out.Tags[name] = tag
 		}
 	}
@@ -191,10 +214,16 @@ func (t *translation) tag(at *strictyaml.Node, name string, v *telemetry.Tracing
 		t.inert(at, "a customTag from the environment", "the daemon's is not a workload's, and may have secrets; the default value is used")
 		return policy.TelemetryTag{Value: e.DefaultValue}, e.DefaultValue != ""
 	}
+	if f := v.GetFormatter(); f != nil {
+		if _, err := logformat.Text(f.Value); err != nil {
+			t.Errorf(at, "customTag %s: %s", name, err)
+		}
+		return policy.TelemetryTag{Format: f.Value}, true
+	}
 	h := v.GetHeader()
 	switch {
 	case h == nil:
-		t.inert(at, "customTag "+name, "literal and header can be written")
+		t.inert(at, "customTag "+name, "literal, header and formatter can be written")
 		return policy.TelemetryTag{}, false
 	case h.Name == "":
 		t.Errorf(at, "%s: name is required", "header")

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package accesslog
+package logformat
 
 import (
 	"fmt"
@@ -48,8 +48,8 @@ func timeWord(s string) (word, rest string) {
 	return "", ""
 }
 
-// appendTime appends t in a format that timeFormat accepts; "": the default.
-func appendTime(b []byte, t time.Time, format string) []byte {
+// AppendTime appends t in the format of an operator START_TIME; "": the default.
+func AppendTime(b []byte, t time.Time, format string) []byte {
 	if format == "" {
 		return t.AppendFormat(b, startLayout)
 	}
