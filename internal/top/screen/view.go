@@ -123,7 +123,7 @@ func (s *Screen) head() []string {
 		state = "connected again, " + state
 	}
 	if s.gone != nil {
-		state = yellow.Styled("NOT CONNECTED: " + quote.Line(s.gone.Error()))
+		state = yellow.Styled("NOT CONNECTED, tries again: " + quote.Line(s.gone.Error()))
 	}
 	first := bold.Styled("egressd top") + "  "
 	if s.paused {
@@ -140,7 +140,7 @@ func (s *Screen) head() []string {
 	case top.Flows:
 		where = shown(s.query.Workload) + " > " + shown(s.query.Host)
 	}
-	order := "sorted by " + string(s.query.Sort)
+	order := fmt.Sprintf("%d, sorted by %s", len(s.rows), s.query.Sort)
 	if s.query.Up {
 		order += ", turned"
 	}
