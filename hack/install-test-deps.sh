@@ -1,12 +1,15 @@
 #!/bin/bash
 # Installs through apt-get the programs that the tests, the generator, the
 # benchmark or the test machines use, and only those that are missing. No
-# service is started, and none that runs is touched.
+# service is started, and none that runs is touched. What judges the web page
+# (axe-core) comes through npm to bin/axe, as hack/uitest/axe pins it.
 #
 #   hack/install-test-deps.sh [test] [generate] [lint] [browser] [bench] [vm] [node] [packages]     (default: test)
 set -euo pipefail
 
+root=$(cd "$(dirname "$0")/.." && pwd)
 missing=()
+axe=
 
 # need_command COMMAND PACKAGE...: the packages, unless the command is there.
 need_command() {
@@ -60,6 +63,8 @@ for set in "${@:-test}"; do
 	browser)
 		need_command chromium chromium
 		need_command curl curl ca-certificates
+		need_command npm npm
+		axe=yes
 		need_file /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf fonts-dejavu-core
 		;;
 	bench)
@@ -102,7 +107,23 @@ for set in "${@:-test}"; do
 	esac
 done
 
-[ ${#missing[@]} -gt 0 ] || exit 0
+# fetch_axe: npm compares what it gets with the lock file's checksum.
+fetch_axe() {
+	local lock=$root/hack/uitest/axe/package-lock.json to=$root/bin/axe
+	[ -n "$axe" ] && ! cmp -s "$lock" "$to/package-lock.json" || return 0
+	rm -rf "$to"
+	mkdir -p "$to"
+	cp "$root"/hack/uitest/axe/*.json "$to"
+	npm ci --prefix "$to" --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null || {
+		rm -rf "$to"
+		return 1
+	}
+}
+
+if [ ${#missing[@]} -eq 0 ]; then
+	fetch_axe
+	exit
+fi
 echo "installing: ${missing[*]}"
 if ! command -v apt-get >/dev/null; then
 	echo "$0: no apt-get here; install these by hand" >&2
@@ -123,3 +144,4 @@ fi
 apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120 -o Acquire::Retries=3)
 "${apt[@]}" update
 "${apt[@]}" install -y --no-install-recommends "${missing[@]}" </dev/null >/dev/null
+fetch_axe

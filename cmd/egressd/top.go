@@ -110,6 +110,17 @@ func needTerminal(e env) error {
 	return nil
 }
 
+// hasUnicode says whether the terminal's locale (locale(7)) has more letters than ASCII's.
+// Where none is set, as in most containers and services, nothing is known against it.
+func hasUnicode(getenv func(string) string) bool {
+	for _, name := range []string{"LC_ALL", "LC_CTYPE", "LANG"} {
+		if v := strings.ToLower(getenv(name)); v != "" {
+			return strings.Contains(v, "utf-8") || strings.Contains(v, "utf8")
+		}
+	}
+	return true
+}
+
 func isTerminal(file any) bool {
 	f, ok := file.(*os.File)
 	if !ok {
@@ -130,6 +141,9 @@ func (f *topFlags) watch(ctx context.Context, e env, q url.Values) error {
 	}
 	explain := func(ctx context.Context, ev flow.Event) string { return explainFlow(ctx, f.daemon, ev) }
 	s := screen.New(ctx, explain, top.Sort(f.sort), f.filter, time.Now)
+	if !hasUnicode(e.getenv) {
+		s.Plain()
+	}
 	p := tea.NewProgram(s, tea.WithContext(ctx), tea.WithInput(e.stdin), tea.WithOutput(e.stdout), tea.WithEnvironment(e.environ()), tea.WithoutSignalHandler())
 	ended := make(chan struct{})
 	go func() {

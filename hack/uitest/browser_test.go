@@ -59,7 +59,7 @@ func open(t *testing.T, url string) *tab {
 		end()
 	})
 	chromedp.ListenTarget(ctx, x.hear)
-	x.do(t, network.Enable(), log.Enable(), chromedp.Navigate(url), chromedp.WaitVisible("#table tbody tr", chromedp.ByQuery))
+	x.do(t, network.Enable(), log.Enable(), chromedp.Navigate(url), chromedp.WaitVisible("#found:not(:empty)", chromedp.ByQuery))
 	return x
 }
 

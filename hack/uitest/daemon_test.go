@@ -4,7 +4,9 @@ package uitest
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
@@ -22,6 +24,71 @@ import (
 	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/internal/world"
 )
+
+// more is beside the example: a host at which nobody answers.
+const more = `apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: down}
+spec:
+  hosts: [down.example]
+  resolution: STATIC
+  ports: [{number: 80, name: http, protocol: HTTP, targetPort: 9999}]
+  endpoints: [{address: ` + world.DBV4 + `}]
+`
+
+// hostileLabels are names that a workload asks for, by their labels.
+var hostileLabels = [][]string{
+	{"<script>alert(1)</script>", "example"}, {`"><img src=x onerror=alert(1)>`, "example"}, {"a\x1b[31mb", "\xe2\x80\xaegnp", "example"}, {"xn--mnchen-3ya", "example"},
+	{strings.Repeat("a", 63), strings.Repeat("b", 63), strings.Repeat("c", 63), strings.Repeat("d", 61)},
+}
+
+// questions sends datagrams from within what is captured, none of which is allowed: one to a
+// stranger, and a question for each hostile name.
+func (n *node) questions(t *testing.T) {
+	t.Helper()
+	datagrams := [][2]string{{world.StrangerV4 + " 123", "what time is it"}}
+	for _, labels := range hostileLabels {
+		q := "\x00\x07\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00" // RFC 1035, section 4.1.1: one question
+		for _, l := range labels {
+			q += string([]byte{byte(len(l))}) + l
+		}
+		datagrams = append(datagrams, [2]string{world.ResolverV4 + " 53", q + "\x00\x00\x01\x00\x01"})
+	}
+	args := []string{"-c", `
+import binascii, socket, sys
+for where, text in zip(sys.argv[1::2], sys.argv[2::2]):
+    address, port = where.split()
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.settimeout(20)
+    try:
+        s.sendto(binascii.unhexlify(text), (address, int(port)))
+        print(s.recv(4096)[3] & 15)
+    except PermissionError:
+        print("refused")
+`}
+	for _, d := range datagrams {
+		args = append(args, d[0], hex.EncodeToString([]byte(d[1])))
+	}
+	out, err := n.Client(t.Context(), n.in, "python3", args...).CombinedOutput()
+	if want := "refused\n" + strings.Repeat("3\n", len(hostileLabels)); err != nil || string(out) != want {
+		t.Fatalf("%v: %q, want %q", err, out, want)
+	}
+}
+
+// explainedAs checks that the details that are open say what "egressd explain" does.
+func (n *node) explainedAs(t *testing.T, x *tab, target string) {
+	t.Helper()
+	out, err := n.d.Command(t.Context(), "explain", "--state-dir", n.d.StateDir(), "-o", "json", target).Output()
+	var told struct{ Steps []string }
+	if jsonErr := json.Unmarshal(out, &told); jsonErr != nil || len(told.Steps) == 0 {
+		t.Fatalf("%v, %v: %s", err, jsonErr, out) // a denial ends it with 1
+	}
+	want := strings.Join(told.Steps, "\n")
+	shown := x.text(t, `[...document.querySelectorAll('#details ol.steps li')].map(li => li.querySelector('b') ? li.querySelector('b').textContent + ':' + li.textContent.slice(li.querySelector('b').textContent.length) : li.textContent).join('\n')`)
+	if shown != want {
+		t.Errorf("the page explains %s:\n%s\nand \"egressd explain\":\n%s", target, shown, want)
+	}
+}
 
 // node is a little internet with egressd on its node, and the page's address.
 type node struct {
@@ -41,7 +108,7 @@ func start(t *testing.T) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n.d, err = n.NewDaemon(egressd, map[string][]byte{"policy.yaml": policy}, "--admin-address", "localhost:15000", "--volatile-pins"); err != nil {
+	if n.d, err = n.NewDaemon(egressd, map[string][]byte{"policy.yaml": policy, "more.yaml": []byte(more)}, "--admin-address", "localhost:15000", "--volatile-pins"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -131,11 +198,13 @@ func TestPageOverDaemon(t *testing.T) {
 		{"<img src=x>", "http://" + world.StrangerV4 + "/", "000"},
 		{"stopped", denied, "000"},
 		{"port", "http://" + world.GoogleAPIs + ":81/", "000"},
+		{"failed", "http://down.example/", "503"},
 	} {
 		if got := n.curl(t, c.name, c.url); got != c.want {
 			t.Fatalf("%s %s: %s", c.name, c.url, got)
 		}
 	}
+	n.questions(t)
 	x := open(t, n.base+"/ui/")
 	edge := func(outcome, who, host string) string {
 		return `[...document.querySelectorAll('#map .edge.` + outcome + ` title')].some(t => t.textContent.startsWith('` + who + ` → ` + host + `'))`
@@ -144,6 +213,12 @@ func TestPageOverDaemon(t *testing.T) {
 	x.is(t, "the allowed flow", edge("allowed", "allowed", world.GoogleAPIs))
 	x.is(t, "the denied name", edge("denied", "stopped", world.API))
 	x.is(t, "the hostile program", edge("denied", "<img src=x>", world.StrangerV4))
+	x.is(t, "the host that is down", edge("failed", "failed", "down.example"))
+	x.is(t, "the datagram", edge("denied", "python3", world.StrangerV4))
+	// Names are written as zone files have them (RFC 1035, section 5.1).
+	for _, shown := range []string{`<script>alert\(1\)</script>.example`, `"><img\ src=x\ onerror=alert\(1\)>.example`, "xn--mnchen-3ya.example", strings.Repeat("a", 63) + "." + strings.Repeat("b", 63)} {
+		x.is(t, "the question for "+shown, fmt.Sprintf(`[...document.querySelectorAll('#table tr.denied')].some(r => r.textContent.includes(%q))`, shown))
+	}
 	x.is(t, "the state", `document.querySelector('#state').textContent === 'ready'`)
 	x.look(t, "daemon", "dark")
 	x.look(t, "daemon", "light")
@@ -152,6 +227,7 @@ func TestPageOverDaemon(t *testing.T) {
 		browser.SetPermission(&browser.PermissionDescriptor{Name: "clipboard-write"}, browser.PermissionSettingGranted),
 		chromedp.Evaluate(`[...document.querySelectorAll('tr.denied')].find(r => r.textContent.includes('stopped')).querySelector('button').click()`, nil),
 		chromedp.WaitVisible("#copy", chromedp.ByQuery))
+	n.explainedAs(t, x, world.API+":443")
 	x.look(t, "denied", "light")
 	x.do(t, chromedp.Click("#copy", chromedp.ByQuery))
 	x.is(t, "it says that it is copied", `document.querySelector('#details [role=status]').textContent.startsWith('Copied')`)
@@ -163,6 +239,7 @@ func TestPageOverDaemon(t *testing.T) {
 	x.do(t, chromedp.Evaluate("document.querySelector('#details').close()", nil),
 		chromedp.Evaluate(`[...document.querySelectorAll('tr.denied')].find(r => r.textContent.includes(':81')).querySelector('button').click()`, nil))
 	x.is(t, "the port that an object lacks", `document.querySelector('#details pre')?.textContent.includes('number: 81') && document.querySelector('#copy').textContent === 'Copy the port'`)
+	n.explainedAs(t, x, world.GoogleAPIs+":81")
 	x.look(t, "port", "dark")
 	x.do(t, chromedp.Evaluate("document.querySelector('#details').close()", nil))
 

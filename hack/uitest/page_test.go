@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,33 +28,57 @@ var hostile = []string{
 	`'+alert(1)+'`, "${alert(1)}", "{{alert(1)}}", "a\u202egnp.exe", "a\x00b\x1b[31m", "__proto__", "constructor", strings.Repeat("w", 4000), "",
 }
 
+// theatre plays a daemon.
+type theatre struct {
+	url    string
+	events *flow.Log
+	// away: it does not answer, as one that has ended.
+	away atomic.Bool
+	// page is the daemon that is played now: when it was started, and what it has decided.
+	page atomic.Pointer[http.Handler]
+}
+
 // stage plays a daemon whose events are given.
-func stage(t *testing.T, events []flow.Event) string {
+func stage(t *testing.T, events []flow.Event) string { return play(t, events).url }
+
+func play(t *testing.T, events []flow.Event) *theatre {
 	t.Helper()
-	var denials []flow.Event
-	for _, e := range events {
-		if e.Denied() {
-			denials = append(denials, e)
-		}
-	}
-	log := flow.NewLog(10000)
-	for _, e := range events {
-		log.Record(e)
-	}
+	p := &theatre{}
+	p.begin(time.Now(), events)
 	mux := http.NewServeMux()
-	mux.Handle("/ui/", ui.SameOrigin(ui.New(struct {
-		*flow.Log
-		kinds
-	}{log, denials}, time.Now())))
+	mux.HandleFunc("/ui/", func(w http.ResponseWriter, r *http.Request) { (*p.page.Load()).ServeHTTP(w, r) })
 	mux.HandleFunc("/status", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, map[string]any{"ready": true, "mode": "enforce", "version": hostile[0], "policy": map[string]string{"hash": hostile[1]}})
 	})
 	mux.HandleFunc("/explain", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, map[string]any{"allowed": false, "reason": "no-rule", "steps": append([]string{"dns: " + r.URL.Query().Get("target")}, hostile...), "suggestion": "kind: ServiceEntry # " + hostile[0] + "\n"})
 	})
-	server := httptest.NewServer(mux)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if p.away.Load() {
+			panic(http.ErrAbortHandler)
+		}
+		mux.ServeHTTP(w, r)
+	}))
 	t.Cleanup(server.Close)
-	return server.URL
+	p.url = server.URL
+	return p
+}
+
+// begin makes it a daemon that was started at a time.
+func (p *theatre) begin(started time.Time, events []flow.Event) {
+	var denials []flow.Event
+	p.events = flow.NewLog(10000)
+	for _, e := range events {
+		if e.Denied() {
+			denials = append(denials, e)
+		}
+		p.events.Record(e)
+	}
+	h := ui.SameOrigin(ui.New(struct {
+		*flow.Log
+		kinds
+	}{p.events, denials}, started))
+	p.page.Store(&h)
 }
 
 // kinds are what was denied.
@@ -78,17 +103,21 @@ func event(e flow.Event) flow.Event {
 	return e
 }
 
-// TestHostileNamesInBrowser: what workloads call hosts, programs, paths and themselves is shown as
-// text, in the map, the table and the details, and nothing of it runs.
-func TestHostileNamesInBrowser(t *testing.T) {
-	var events []flow.Event
+// hostileEvents are flows, denied and allowed, of whom everything is called by each hostile name.
+func hostileEvents() (events []flow.Event) {
 	for _, h := range hostile {
 		events = append(events,
 			event(flow.Event{Name: h, Workload: h, Process: flow.Process{Command: h, PID: 7}, Reason: policy.ReasonNoRule, Detail: h, Method: "GET", Path: "/" + h,
 				Rule: &policy.Ref{Kind: "ServiceEntry", Name: h, File: h}}),
 			event(flow.Event{Name: h, Workload: "shop/" + h, Process: flow.Process{Command: h}, Allowed: true, Verdict: policy.Proxy, Reason: policy.ReasonAllowed}))
 	}
-	base := stage(t, events)
+	return events
+}
+
+// TestHostileNamesInBrowser: what workloads call hosts, programs, paths and themselves is shown as
+// text, in the map, the table and the details, and nothing of it runs.
+func TestHostileNamesInBrowser(t *testing.T) {
+	base := stage(t, hostileEvents())
 	x := open(t, base+"/ui/")
 	x.is(t, "every flow has a row", fmt.Sprintf("document.querySelectorAll('#table tbody tr').length === %d", 2*len(hostile)))
 	for _, where := range []string{"#map .host", "#map .who", "#table"} {

@@ -3,6 +3,7 @@
 package screen
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -22,12 +23,12 @@ func (s *Screen) press(k tea.KeyPressMsg) tea.Cmd {
 		return tea.Suspend
 	case s.typing:
 		s.edit(key, k.Text)
-	case s.help:
-		s.help = false // by any key
 	case key == "q":
 		return tea.Quit
+	case s.help != nil:
+		s.help = s.read(key, s.help)
 	case s.text != nil:
-		s.read(key)
+		s.text = s.read(key, s.text)
 	default:
 		return s.command(key)
 	}
@@ -85,9 +86,15 @@ func (s *Screen) command(key string) tea.Cmd {
 		s.paused = !s.paused
 		s.refresh()
 	case "?":
-		s.help = true
+		s.showHelp()
 	}
 	return nil
+}
+
+// showHelp shows what the keys do.
+func (s *Screen) showHelp() {
+	s.help = &page{title: "egressd top: keys", text: helpText(s.width)}
+	s.within()
 }
 
 // move moves a position among n, and says whether the key is for that.
@@ -154,34 +161,51 @@ func (s *Screen) out() {
 	s.rebuild()
 }
 
-// read is a key in a text.
-func (s *Screen) read(key string) {
+// read is a key in a text, and returns the text that is read afterwards; nil: none.
+func (s *Screen) read(key string, p *page) *page {
 	switch {
-	case s.move(key, &s.text.first, len(s.text.lines)):
+	case s.move(key, &p.first, len(p.lines)):
 		s.within()
 	case slices.Contains([]string{"esc", "left", "h", "backspace", "enter"}, key):
-		s.text = nil
+		return nil
 	case key == "?":
-		s.help = true
+		if p == s.help {
+			return nil
+		}
+		s.showHelp()
 	}
+	return p
 }
 
-// helpText is what ? shows.
-var helpText = strings.Split(strings.Trim(`
- up, down, PgUp, PgDn, Home, End   move (also k, j, g, G)
- Enter, right                      look into a workload, a host, a flow: a
-                                   flow is explained, with what would allow it
- Esc, left                         back
- /                                 filter by name, address, process, verdict or
-                                   reason; Enter keeps it, Esc drops it
- s, S                              sort by the next, or the previous column
- r                                 turn the order
- p, Space                          pause: the table stands still, and goes on
-                                   counting
- q, Ctrl-C                         end
+// helpKeys are the keys and what they do.
+var helpKeys = [][2]string{
+	{"up, down, PgUp, PgDn, Home, End", "move (also k, j, g, G)"},
+	{"Enter, right", "look into a workload, a host, a flow: a flow is explained, with what would allow it"},
+	{"Esc, left", "back"},
+	{"/", "filter by name, address, process, verdict or reason; Enter keeps it, Esc drops it"},
+	{"s, S", "sort by the next, or the previous column"},
+	{"r", "turn the order"},
+	{"p, Space", "pause: the table stands still, and goes on counting"},
+	{"q, Ctrl-C", "end"},
+}
 
- FLOWS are connections and UDP flows, REQS HTTP requests, that were allowed.
- DENIED has what audit mode would deny as well. SENT and RECV are bytes of what
- has ended: of HTTP requests their bodies. /S are events, B/S bytes a second,
- of the last 10 s. The others are what was seen longest ago.
-`, "\n"), "\n")
+const helpColumns = `FLOWS are connections and UDP flows, REQS HTTP requests, that were allowed. DENIED has what audit mode would deny as well. SENT and RECV are bytes of what has ended: of HTTP requests their bodies. /S are events, B/S bytes a second, of the last 10 s. The others are what was seen longest ago.`
+
+// helpText is what ? shows, for a screen of a width.
+func helpText(width int) string {
+	var b strings.Builder
+	const keys = 34
+	for _, h := range helpKeys {
+		if width < 2*keys {
+			fmt.Fprintf(&b, "%s: %s\n", h[0], h[1])
+			continue
+		}
+		for i, line := range wrap(h[1], width-keys-1) {
+			if i > 0 {
+				h[0] = ""
+			}
+			fmt.Fprintf(&b, " %-*s%s\n", keys-1, h[0], line)
+		}
+	}
+	return b.String() + "\n" + helpColumns
+}

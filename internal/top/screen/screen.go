@@ -53,9 +53,10 @@ type Screen struct {
 	cursor, first int // the row that is selected, and the first one that is shown
 	width, height int
 	typing        bool // a filter
-	paused, help  bool
-	text          *page
+	paused        bool
+	text, help    *page   // what is read in the place of a table; help comes first
 	above         []place // where one came from
+	plain         bool    // the terminal has ASCII alone
 }
 
 // place is what was selected in a table.
@@ -74,6 +75,12 @@ type page struct {
 // New makes a screen with a first order of rows.
 func New(ctx context.Context, explain Explainer, sort top.Sort, filter string, now func() time.Time) *Screen {
 	return &Screen{ctx: ctx, explain: explain, now: now, traffic: top.New(top.Bounds{}), query: top.Query{Sort: sort, Filter: filter}, width: 80, height: 24}
+}
+
+// Plain makes it a screen for terminals that have no letters but those of ASCII.
+func (s *Screen) Plain() *Screen {
+	s.plain = true
+	return s
 }
 
 // Init implements tea.Model.
@@ -152,7 +159,13 @@ func (s *Screen) within() {
 	s.cursor = max(min(s.cursor, len(s.rows)-1), 0)
 	s.first = min(s.first, s.cursor)
 	s.first = max(s.first, s.cursor-s.body()+1, 0)
-	if t := s.text; t != nil {
+	if s.help != nil {
+		s.help.text = helpText(s.width)
+	}
+	for _, t := range []*page{s.text, s.help} {
+		if t == nil {
+			continue
+		}
 		t.lines = wrap(t.text, s.width)
 		t.first = max(min(t.first, len(t.lines)-s.height+2), 0)
 	}

@@ -145,10 +145,13 @@ func TestScreens(t *testing.T) {
 		{name: "filter-kept", keys: []string{"/", "q", "esc", "/", "w", "e", "b", "enter", "enter"}},
 		{name: "sorted", keys: []string{"s", "s", "s", "r"}},
 		{name: "help", keys: []string{"?"}},
+		{name: "help-narrow", keys: []string{"?"}, then: []tea.Msg{tea.WindowSizeMsg{Width: 40, Height: 10}, tea.KeyPressMsg{Code: tea.KeyEnd}}},
+		{name: "help-left", keys: []string{"down", "?", "down", "esc"}},
 		{name: "paused", keys: []string{"p"}, then: []tea.Msg{Batch{event(flow.Decision, 0, "new", "new.example")}, tick(noon)}},
 		{name: "gone", then: []tea.Msg{Gone{errors.New("no daemon answers\x1b[2J")}}},
 		{name: "again", then: []tea.Msg{Gone{errors.New("no daemon")}, Connected{}, Batch{event(flow.Decision, 0, "new", "new.example")}, tick(noon)}},
 		{name: "narrow", keys: []string{"down", "enter"}, then: []tea.Msg{tea.WindowSizeMsg{Width: 40, Height: 10}}},
+		{name: "explained-narrow", keys: []string{"down", "enter", "enter", "enter"}, then: []tea.Msg{tea.WindowSizeMsg{Width: 40, Height: 10}}},
 		{name: "wide", then: []tea.Msg{tea.WindowSizeMsg{Width: 120, Height: 10}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -259,6 +262,25 @@ func TestHostileNames(t *testing.T) {
 		}
 		if strings.Contains(u.View().Content, "\x1b]") || strings.Contains(u.View().Content, "\x1b[2J") {
 			t.Errorf("%v: an escape sequence of a name is on the screen: %q", keys, u.View().Content)
+		}
+	}
+}
+
+// TestPlain: a terminal without Unicode gets ASCII alone, and its columns stay where they are.
+func TestPlain(t *testing.T) {
+	u := newUser(t)
+	u.Plain()
+	u.gets(Connected{}, Batch{event(flow.Decision, 0, "b\u00fccher/\u65e5\u672c", "m\u00fcnchen.example"), event(flow.Decision, 0, "plain", "x.example")}, tick(noon))
+	text := u.sees()
+	if !strings.Contains(text, "b?cher/????") {
+		t.Errorf("the name is not to be seen:\n%s", text)
+	}
+	for line := range strings.SplitSeq(text, "\n") {
+		if i := strings.IndexFunc(line, func(r rune) bool { return r > unicode.MaxASCII }); i >= 0 {
+			t.Errorf("not ASCII: %q", line)
+		}
+		if strings.Contains(line, "12:00:00") && strings.Contains(line, "  1 ") && !strings.HasSuffix(line, " 12:00:00") {
+			t.Errorf("its columns are elsewhere: %q", line)
 		}
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	tea "charm.land/bubbletea/v2"
 	"github.com/charmbracelet/x/ansi"
@@ -33,14 +35,11 @@ func (s *Screen) View() tea.View {
 // lines are those of the whole screen, none wider than it is.
 func (s *Screen) lines() []string {
 	var out []string
-	switch {
-	case s.help:
-		out = append([]string{bold.Styled("egressd top: keys"), ""}, helpText...)
-	case s.text != nil:
-		out = append(out, bold.Styled(s.text.title))
-		last := min(s.text.first+s.height-2, len(s.text.lines))
-		out = append(out, s.text.lines[s.text.first:max(last, s.text.first)]...)
-	default:
+	if t := s.reading(); t != nil {
+		out = append(out, bold.Styled(t.title))
+		last := min(t.first+s.height-2, len(t.lines))
+		out = append(out, t.lines[t.first:max(last, t.first)]...)
+	} else {
 		out = s.table()
 	}
 	bottom := s.height - 1
@@ -49,22 +48,72 @@ func (s *Screen) lines() []string {
 	}
 	out = append(out[:bottom], s.foot())
 	for i := range out {
+		if s.plain {
+			out[i] = plain(out[i])
+		}
 		out[i] = ansi.Truncate(out[i], s.width, "")
 	}
 	return out
 }
 
+// plain puts question marks, as wide as what they stand for, in the place of what is not
+// ASCII.
+func plain(line string) string {
+	if strings.IndexFunc(line, func(r rune) bool { return r > unicode.MaxASCII }) < 0 {
+		return line
+	}
+	var b strings.Builder
+	for len(line) > 0 {
+		first, size := utf8.DecodeRuneInString(line)
+		if first <= unicode.MaxASCII {
+			b.WriteString(line[:size])
+			line = line[size:]
+			continue
+		}
+		letter, width := ansi.FirstGraphemeCluster(line, ansi.GraphemeWidth)
+		b.WriteString(strings.Repeat("?", width))
+		line = line[len(letter):]
+	}
+	return b.String()
+}
+
+// reading is the text that is shown; nil: a table is.
+func (s *Screen) reading() *page {
+	if s.help != nil {
+		return s.help
+	}
+	return s.text
+}
+
+// keysHere are keys of a table, of which those that have room are named: help and the
+// end always.
+var keysHere = []string{"Enter look in", "Esc back", "/ filter", "s sort", "r turn", "p pause"}
+
 // foot is the line of keys.
 func (s *Screen) foot() string {
-	switch {
-	case s.help:
-		return faint.Styled("any key: back")
-	case s.typing:
+	if s.typing {
 		return "filter: " + quote.Line(s.query.Filter) + "_"
-	case s.text != nil:
-		return faint.Styled("Esc back  up/down read  ? help  q end")
 	}
-	return faint.Styled("Enter look in  Esc back  / filter  s sort  r turn  p pause  ? help  q end")
+	const always = "? help  q end"
+	line := ""
+	if t := s.reading(); t != nil {
+		line = "Esc back  "
+		below := len(t.lines) - t.first - max(s.height-2, 0)
+		for _, read := range []string{fmt.Sprintf("up/down read (%d more)  ", max(below, 0)), fmt.Sprintf("(%d more)  ", max(below, 0))} {
+			if (t.first > 0 || below > 0) && len(line)+len(read)+len(always) <= s.width {
+				line += read
+				break
+			}
+		}
+	} else {
+		for _, k := range keysHere {
+			if len(line)+len(k)+2+len(always) > s.width {
+				break
+			}
+			line += k + "  "
+		}
+	}
+	return faint.Styled(line + always)
 }
 
 // head says where one is.
@@ -74,7 +123,7 @@ func (s *Screen) head() []string {
 		state = "connected again, " + state
 	}
 	if s.gone != nil {
-		state = yellow.Styled("NOT CONNECTED: " + quote.Line(s.gone.Error()))
+		state = yellow.Styled("NOT CONNECTED, tries again: " + quote.Line(s.gone.Error()))
 	}
 	first := bold.Styled("egressd top") + "  "
 	if s.paused {
@@ -91,7 +140,7 @@ func (s *Screen) head() []string {
 	case top.Flows:
 		where = shown(s.query.Workload) + " > " + shown(s.query.Host)
 	}
-	order := "sorted by " + string(s.query.Sort)
+	order := fmt.Sprintf("%d, sorted by %s", len(s.rows), s.query.Sort)
 	if s.query.Up {
 		order += ", turned"
 	}

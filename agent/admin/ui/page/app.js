@@ -2,16 +2,17 @@
 
 // The page: asks the daemon again and again, and shows what it says.
 
-import { byId, clean, count, el, setText } from "./dom.js";
-import { Model, OUTCOMES } from "./model.js";
-import { FlowMap, SIDES } from "./map.js";
+import { byId, clean, clock, count, el, setText } from "./dom.js";
+import { Model, none, OUTCOMES, passed } from "./model.js";
+import { FlowMap, NAMES, SIDES } from "./map.js";
 import { Table } from "./table.js";
 import { Timeline } from "./timeline.js";
 import { open } from "./details.js";
 
 const EVERY = 1500; // milliseconds between two questions
 const STATUS_EVERY = 10000;
-const LONGEST_WAIT = 15000;
+const PATIENCE = 15000; // for an answer
+const LONGEST_WAIT = 6000; // after questions without an answer
 
 const model = new Model();
 const off = new Set(); // outcomes that are not shown
@@ -46,7 +47,7 @@ function toggle(outcome) {
 function pick(side, id, label) {
   picked = picked?.side === side && picked.id === id ? null : { side, id, label };
   byId("picked").replaceChildren(...(picked ? [el("button", { type: "button", class: "plain", click: () => pick(side, id, label) },
-    side === "who" ? "Process " : "Host ", el("bdi", { class: "strong" }, label), el("span", { class: "unseen" }, ", show all again"), el("span", { "aria-hidden": "true" }, " ✕"))] : []));
+    NAMES[side] + " ", el("bdi", { class: "strong" }, label), el("span", { class: "unseen" }, ", show all again"), el("span", { "aria-hidden": "true" }, " ✕"))] : []));
   draw();
 }
 
@@ -54,24 +55,50 @@ function pick(side, id, label) {
 function draw() {
   const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
   const span = model.since(timeline.from(model.now));
-  const totals = { allowed: 0, proxied: 0, denied: 0, would: 0 };
-  for (const f of span) if (!f.dns || f.outcome !== "allowed" && f.outcome !== "proxied") totals[f.outcome] += f.count;
+  const totals = none();
+  for (const f of span) if (!f.dns || !passed(f)) totals[f.outcome] += f.count;
   for (const [o, { number, button }] of Object.entries(tiles)) {
     setText(number, count(totals[o]));
-    if (o === "would") button.hidden = totals.would === 0 && !off.has(o);
+    if (o === "would" || o === "failed") button.hidden = totals[o] === 0 && !off.has(o);
   }
   setText(sums.processes, count(new Set(span.map(SIDES.who)).size));
   setText(sums.hosts, count(new Set(span.map(SIDES.host)).size));
   const found = span.filter((f) => !off.has(f.outcome) && words.every((w) => f.text.includes(w)));
   timeline.draw(model);
-  map.show(found, picked, model.now);
-  table.show(picked ? found.filter((f) => SIDES[picked.side](f) === picked.id) : found, model.now);
+  const why = nothing(span.length);
+  map.show(found, picked, model.now, why);
+  table.show(picked ? found.filter((f) => SIDES[picked.side](f) === picked.id) : found, model.now, why);
 }
 
-let daemon = "", next = 0, since = "", failures = 0, timer = 0, asking = false;
+/** nothing says why there is nothing to see, and what to do. */
+function nothing(inTime) {
+  if (!daemon) return "Asking egressd…";
+  if (model.flows.size === 0) return "Nothing was decided yet. What workloads of this node try to reach appears here as it happens.";
+  if (inTime === 0) return `Nothing in the last ${timeline.name}: choose a longer time.`;
+  return filter.value || picked ? "Nothing matches the filter. Esc clears it." : "Nothing that is to be shown: the buttons at the top choose which outcomes are.";
+}
+
+/** silent says that there was no answer. What is shown stays: it is of before. */
+function silent(e) {
+  const last = since ? Date.parse(since) : 0;
+  setText(byId("trouble"), last ? `egressd has not answered since ${clock(last, last)}.` : "egressd does not answer.");
+  setText(byId("trouble-more"), `${last ? "What is shown is of then. " : ""}This page asks again by itself; "systemctl status egressd" or the log says more. (${clean(e.message)})`);
+  byId("again").hidden = false;
+  answering(false);
+}
+
+/** answersAgain takes back what silent said. */
+function answersAgain() {
+  failures = 0;
+  if (document.activeElement === byId("again")) byId("live").focus();
+  setText(byId("spoken"), "egressd answers again.");
+  status();
+}
+
+let daemon = "", anew = 0, next = 0, since = "", failures = 0, timer = 0, asking = false;
 
 async function get(path) {
-  const answer = await fetch(path, { signal: AbortSignal.timeout(LONGEST_WAIT) });
+  const answer = await fetch(path, { signal: AbortSignal.timeout(PATIENCE) });
   if (!answer.ok) throw new Error((await answer.text()).trim() || answer.statusText);
   return answer.json();
 }
@@ -88,6 +115,7 @@ async function ask() {
     if (daemon && a.daemon !== daemon) {
       model.clear(); // another daemon counts anew
       next = 0;
+      anew = model.now;
       a = await get("/ui/flows");
     }
     daemon = a.daemon;
@@ -95,14 +123,18 @@ async function ask() {
     since = a.now;
     more = a.more;
     model.add(a);
-    failures = 0;
-    setText(byId("trouble"), model.gone ? `${count(model.gone)} events were pushed out before this page asked for them` : model.left ? `${count(model.left)} older kinds of denials are not shown` : "");
+    if (failures > 0) answersAgain();
+    setText(byId("trouble"), model.gone ? `${count(model.gone)} events were pushed out before this page asked for them: numbers are too low.` : model.left ? `${count(model.left)} older kinds of denials are not shown.` : "");
+    setText(byId("trouble-more"), anew && failures === 0 ? `egressd was started again at ${clock(anew, model.now)}; what it decided before is not shown.` : "");
+    byId("again").hidden = true;
     if (!first) speak(model.fresh);
     draw();
   } catch (e) {
     failures++;
-    setText(byId("trouble"), "egressd does not answer: " + clean(e.message));
+    silent(e);
   }
+  byId("notice").hidden = !byId("notice").querySelector("p").textContent.trim();
+  byId("notice").classList.toggle("bad", failures > 0);
   asking = false;
   timer = setTimeout(ask, more ? 0 : Math.min(EVERY * 2 ** failures, LONGEST_WAIT));
 }
@@ -117,7 +149,18 @@ function speak(fresh) {
   setText(byId("spoken"), `${OUTCOMES[f.outcome].name}: ${clean(f.process)} to ${clean(f.where)}${fresh.length > 1 ? `, and ${fresh.length - 1} more` : ""}`);
 }
 
+let statusTimer = 0;
+
+/** answering shows whether the daemon is there at all. */
+function answering(yes) {
+  byId("live").classList.toggle("stale", !yes);
+  if (yes) return;
+  setText(byId("state"), "no answer");
+  byId("state").className = "pill bad";
+}
+
 async function status() {
+  clearTimeout(statusTimer);
   if (!document.hidden) {
     try {
       const s = await get("/status");
@@ -127,12 +170,12 @@ async function status() {
       byId("mode").className = "pill " + (s.mode === "enforce" ? "" : "warn");
       setText(byId("mode"), s.mode);
       setText(byId("policy"), `${s.policy.hash ? "policy " + clean(s.policy.hash).slice(0, 8) : "no policy"} · ${clean(s.version)}`);
+      answering(true);
     } catch {
-      setText(byId("state"), "no answer");
-      byId("state").className = "pill bad";
+      answering(false);
     }
   }
-  setTimeout(status, STATUS_EVERY);
+  statusTimer = setTimeout(status, STATUS_EVERY);
 }
 
 byId("live").addEventListener("click", () => {
@@ -141,6 +184,7 @@ byId("live").addEventListener("click", () => {
   setText(byId("live-text"), live ? "Live" : "Paused");
   ask();
 });
+byId("again").addEventListener("click", ask);
 filter.addEventListener("input", draw);
 document.addEventListener("visibilitychange", ask);
 document.addEventListener("keydown", (e) => {

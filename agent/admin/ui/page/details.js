@@ -4,7 +4,7 @@
 // ServiceEntry that would allow it.
 
 import { byId, bytes, clean, clock, count, el, setText } from "./dom.js";
-import { OUTCOMES, ruleText } from "./model.js";
+import { OUTCOMES, passed, ruleText } from "./model.js";
 import { protocol } from "./table.js";
 
 const dialog = byId("details");
@@ -60,9 +60,9 @@ function suggestion(yaml) {
 function facts(f, now) {
   const list = [
     ["Workload", f.workload], ["Process", f.process], ["Address", f.address], ["Speaks", protocol(f)],
-    ["Decided by", f.layer], ["Reason", f.reason], [f.outcome === "denied" || f.outcome === "would" ? "Nearest rule" : "Rule", ruleText(f.rule)],
+    ["Decided by", f.layer], ["Reason", f.reason], [passed(f) || f.outcome === "failed" ? "Rule" : "Nearest rule", ruleText(f.rule)],
     ["Detail", f.detail], ["May be any of", f.names.length > 1 ? f.names.join(", ") : ""],
-    ["Request", f.outcome === "denied" && f.method ? `${f.method} ${f.path}` : ""],
+    ["Request", (f.outcome === "denied" || f.outcome === "would") && f.method ? `${f.method} ${f.path}` : ""],
     ["Times", count(f.count)], ["Sent, received", f.sent + f.received ? `${bytes(f.sent)}, ${bytes(f.received)}` : ""],
     ["First, last", `${clock(f.first, now)}, ${clock(f.last, now)}`],
   ];
@@ -71,7 +71,7 @@ function facts(f, now) {
 
 /** allowedNow says why something was denied that the policy allows. */
 function allowedNow(f) {
-  if (f.reason.startsWith("upstream-")) return `The policy allows this. What failed was the way to the destination: ${clean(f.reason)}.`;
+  if (f.outcome === "failed") return `The policy allows this. What failed was the way to the destination: ${clean(f.reason)}.`;
   return "The policy in force now allows this: it did not then, or the flow began in another way than its port says.";
 }
 
@@ -83,7 +83,7 @@ async function explained(f, box) {
     if (!answer.ok) throw new Error((await answer.text()).trim());
     const x = await answer.json();
     parts = [el("h3", {}, "Why, by the policy in force now"), note ? el("p", { class: "note" }, note) : null];
-    if (x.allowed && f.outcome === "denied") parts.push(el("p", { class: "note" }, allowedNow(f)));
+    if (x.allowed && !passed(f) && f.outcome !== "would") parts.push(el("p", { class: "note" }, allowedNow(f)));
     parts.push(el("ol", { class: "steps" }, ...x.steps.map((s) => {
       const cut = s.indexOf(": ");
       return cut > 0 && cut < 12 ? el("li", {}, el("b", {}, clean(s.slice(0, cut))), " " + clean(s.slice(cut + 2))) : el("li", {}, clean(s));

@@ -8,7 +8,14 @@ export const OUTCOMES = {
   proxied: { name: "Proxied", sign: "⇄", says: "allowed, through egressd's proxy" },
   denied: { name: "Denied", sign: "✕", says: "denied" },
   would: { name: "Would be denied", sign: "!", says: "let pass by the audit mode, denied otherwise" },
+  failed: { name: "Failed", sign: "↯", says: "allowed, but its destination could not be reached, or did not answer as it should" },
 };
+
+/** A count for each outcome, to begin with. */
+export const none = () => Object.fromEntries(Object.keys(OUTCOMES).map((o) => [o, 0]));
+
+/** passed says whether a flow got through, by the policy and not by the audit mode. */
+export const passed = (f) => f.outcome === "allowed" || f.outcome === "proxied";
 
 /** Milliseconds that are counted together. */
 export const GRAIN = 5000;
@@ -20,6 +27,8 @@ const SAMPLES = 6;
 /** outcomeOf is how a flow ended. */
 function outcomeOf(e) {
   if (e.wouldDeny) return "would";
+  // The policy has no part in these: see REASONS.md.
+  if (/^(upstream-|no-healthy-upstream$)/.test(e.reason ?? "")) return "failed";
   if (!e.allowed) return "denied";
   return e.verdict === "proxy" ? "proxied" : "allowed";
 }
@@ -147,7 +156,7 @@ export class Model {
   #tick(at, outcome, n) {
     const grain = Math.floor(at / GRAIN);
     let sums = this.grains.get(grain);
-    if (!sums) this.grains.set(grain, sums = { allowed: 0, proxied: 0, denied: 0, would: 0 });
+    if (!sums) this.grains.set(grain, sums = none());
     sums[outcome] += n;
   }
 

@@ -34,7 +34,7 @@ export class Table {
     this.heads = COLUMNS.map((c) => el("th", { scope: "col", class: c.number ? "number" : null },
       el("button", { type: "button", click: () => this.#by(c) }, c.name)));
     this.more = el("button", { type: "button", class: "plain", click: () => { this.shown += STEP; this.draw(); } });
-    this.empty = el("p", { class: "empty" }, "No flow matches.");
+    this.empty = el("p", { class: "empty" });
     const table = el("table", {}, el("caption", { class: "unseen" }, "Flows; each row's first button explains it"), el("thead", {}, el("tr", {}, ...this.heads)), this.body);
     byId("table").append(el("div", { class: "scroll", role: "region", "aria-label": "Table of flows", tabindex: "0" }, table), this.empty, this.more);
     this.#mark();
@@ -54,9 +54,11 @@ export class Table {
     }
   }
 
-  show(flows, now) {
+  /** show lists flows; why says why there are none. */
+  show(flows, now, why) {
     this.flows = flows;
     this.now = now;
+    setText(this.empty, why);
     this.draw();
   }
 
@@ -109,7 +111,7 @@ export class Table {
         el("span", { "aria-hidden": "true" }, o.sign), " " + o.name)),
       el("td", {}, el("bdi", { class: "strong" }, clean(f.process)), el("bdi", { class: "under" }, clean(f.workload))),
       el("td", {}, el("bdi", { class: "strong mono" }, where), " ", el("span", { class: "chip" }, protocol(f)),
-        f.outcome === "denied" && request ? el("bdi", { class: "under mono" }, request) : f.name && f.address ? el("bdi", { class: "under mono" }, f.address) : null),
+        (f.outcome === "denied" || f.outcome === "would") && request ? el("bdi", { class: "under mono" }, request) : f.name && f.address ? el("bdi", { class: "under mono" }, f.address) : null),
       el("td", {}, el("span", { class: "mono" }, f.reason), f.rule ? el("bdi", { class: "under" }, clean(`${f.rule.kind} ${f.rule.name}`)) : null),
       number(), number(), number());
     row.numbers = [...row.children].slice(-3);

@@ -3,7 +3,7 @@
 // The timeline: how many flows ended how, by time.
 
 import { byId, clock, count, el, setText, svg } from "./dom.js";
-import { GRAIN, OUTCOMES } from "./model.js";
+import { GRAIN, none, OUTCOMES } from "./model.js";
 
 const MINUTE = 60e3;
 const BARS = 72;
@@ -25,6 +25,9 @@ export class Timeline {
     byId("when").append(this.chart, this.axis);
   }
 
+  /** name is what the time that is shown is called. */
+  get name() { return RANGES.find(([, span]) => span === this.range)[0]; }
+
   /** from is the earliest time to show. */
   from(now) { return this.range === Infinity ? 0 : now - this.range; }
 
@@ -34,7 +37,7 @@ export class Timeline {
     let begin = this.range === Infinity ? Math.min(end - BARS, ...model.grains.keys()) : end - Math.ceil(this.range / GRAIN);
     const width = Math.max(1, Math.ceil((end - begin) / BARS));
     begin = end - width * BARS;
-    const bars = Array.from({ length: BARS }, (_, i) => ({ at: (begin + i * width) * GRAIN, allowed: 0, proxied: 0, denied: 0, would: 0 }));
+    const bars = Array.from({ length: BARS }, (_, i) => ({ at: (begin + i * width) * GRAIN, ...none() }));
     for (const [grain, sums] of model.grains) {
       const bar = bars[Math.floor((grain - begin) / width)];
       if (bar) for (const o of Object.keys(OUTCOMES)) bar[o] += sums[o];
@@ -44,9 +47,9 @@ export class Timeline {
 
   draw(model) {
     const { bars, begin, step } = this.bars(model);
-    const sum = (b) => b.allowed + b.proxied + b.denied + b.would;
+    const sum = (b) => Object.keys(OUTCOMES).reduce((n, o) => n + b[o], 0);
     const peak = Math.max(1, ...bars.map(sum));
-    const total = { allowed: 0, proxied: 0, denied: 0, would: 0 };
+    const total = none();
     this.chart.replaceChildren(...bars.map((bar, i) => {
       let y = HEIGHT;
       const parts = Object.keys(OUTCOMES).filter((o) => bar[o] > 0).map((o) => {
@@ -61,7 +64,7 @@ export class Timeline {
     }));
     const words = Object.entries(OUTCOMES).filter(([o]) => total[o] > 0).map(([o, { name }]) => `${count(total[o])} ${name.toLowerCase()}`);
     this.chart.setAttribute("aria-label", `Flows from ${clock(begin, model.now)} to ${clock(model.now, model.now)}: ${words.join(", ") || "none"}.`);
-    setText(byId("when-peak"), sum(total) ? `at most ${count(peak)} in ${step < MINUTE ? step / 1000 + " s" : Math.round(step / MINUTE) + " min"}` : "");
+    setText(byId("when-peak"), sum(total) ? `at most ${count(peak)} in ${step < MINUTE ? step / 1000 + " s" : Math.round(step / MINUTE) + " min"}` : "nothing in this time");
     const times = [begin, (begin + model.now) / 2, model.now];
     this.axis.replaceChildren(...times.map((t, i) => el("span", {}, i === 2 ? "now" : clock(t, model.now))));
   }
