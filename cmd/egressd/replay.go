@@ -42,11 +42,16 @@ would be, or lines could not be read, and 2 when a file or the policy cannot be 
   egressd replay flows.jsonl --allow api.github.com --allow '*.pypi.org:443'
   egressd replay flows.jsonl --config policy.new/ --workload 'shop/*' --since 7d
   egressd replay flows.jsonl --config policy.new/ -o json | jq '.changes[] | select(.kind == "denied")'`,
-		Args: usageArgs(cobra.MinimumNArgs(1)),
+		Args: usageArgs(func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return errors.New("give the files of a flow log, or - for standard input: egressd replay FLOWS... --config NEW")
+			}
+			return nil
+		}),
 		RunE: func(_ *cobra.Command, args []string) error { return r.run(e, args) },
 	}
 	r.out.register(cmd)
-	cmd.Flags().StringSliceVar(&r.config, "config", nil, "policy that is asked: a file or a directory of YAML; may be given several times")
+	listVar(cmd.Flags(), &r.config, "config", "policy that is asked: a file or a directory of YAML; may be given several times")
 	cmd.Flags().BoolVarP(&r.verbose, "verbose", "v", false, "print the steps that lead to each decision")
 	r.short.register(cmd)
 	r.read.register(cmd)
@@ -96,8 +101,10 @@ func (r *replayFlags) run(e env, paths []string) error {
 		return exitError{exitUsage}
 	}
 	var flows replay.Flows
+	seen := 0
 	unread, err := flowrecord.Each(paths, e.stdin, func(ev flow.Event) bool {
 		if wanted.Wants(&ev) {
+			seen++
 			flows.Add(&ev)
 		}
 		return true
@@ -111,6 +118,9 @@ func (r *replayFlags) run(e env, paths []string) error {
 		writeJSON(e.stdout, out)
 	} else {
 		printReplay(e, out, r.verbose)
+	}
+	if seen == 0 {
+		complainNothing(e, r.filter.given(), ", so that the policy was asked about nothing")
 	}
 	if err := complainUnread(e, unread); err != nil {
 		return err

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 
@@ -42,7 +43,12 @@ headers, and ask for more: the reason of a denial, the rule that decides or acts
     - {target: https://pypi.org/simple/, expect: allow}
     - {targets: ['http://169.254.169.254/', '203.0.113.1:443'], expect: deny, reason: no-rule}
   EOF`,
-		Args: usageArgs(cobra.MinimumNArgs(1)),
+		Args: usageArgs(func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return errors.New("give the files or directories with the tests: egressd test PATH...")
+			}
+			return nil
+		}),
 		RunE: func(_ *cobra.Command, args []string) error {
 			asJSON, err := out.json()
 			if err != nil {
@@ -93,7 +99,7 @@ headers, and ask for more: the reason of a denial, the rule that decides or acts
 		},
 	}
 	out.register(cmd)
-	cmd.Flags().StringSliceVar(&config, "config", nil, "policy that is tested (default: what stands in PATH beside the tests)")
+	listVar(cmd.Flags(), &config, "config", "policy that is tested (default: what stands in PATH beside the tests)")
 	short.register(cmd)
 	read.register(cmd)
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "print the cases that are as expected as well")

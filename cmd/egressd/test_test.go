@@ -38,7 +38,7 @@ func TestTestCommand(t *testing.T) {
 		{[]string{broken, policy}, 1, "", broken + ":6: expect is"},
 		{[]string{policy}, 2, "", "nothing is tested"},
 		{[]string{"--config", "../../examples/seed", "../../examples/tests"}, 0, "", "as expected"},
-		{nil, 2, "", "requires at least 1 arg"},
+		{nil, 2, "", "give the files or directories with the tests"},
 	} {
 		r := call(t, append([]string{"test"}, c.args...)...)
 		if r.code != c.code || !strings.Contains(r.stdout, c.stdout) || !strings.Contains(r.stderr, c.stderr) {
