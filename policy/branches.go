@@ -33,6 +33,12 @@ type Branch struct {
 	// Host and Subset are of the service that To describes.
 	Host   string `json:"-"`
 	Subset string `json:"-"`
+	// IdleTimeout and MaxDuration are what DestinationRules say of connections there, as
+	// Upstream has them.
+	IdleTimeout time.Duration `json:"-"`
+	MaxDuration time.Duration `json:"-"`
+	// Gateway is the name of the Gateway that the flow goes on through; "": none.
+	Gateway string `json:"-"`
 	// Weight of Of is its share of what comes to the rule; Share is that of all
 	// flows, from 0 to 1.
 	Weight uint32  `json:"weight"`
@@ -147,6 +153,10 @@ func (e *explorer) explore(draw, scale uint64, depth int, share float64) *Route 
 		offset += uint64(to.Weight)
 		if to.Upstream != nil {
 			b.Host, b.Subset = to.Upstream.Host, to.Upstream.Subset
+			b.IdleTimeout, b.MaxDuration = to.Upstream.IdleTimeout(), to.Upstream.MaxDuration()
+		}
+		if to.Gateway != nil {
+			b.Gateway = to.Gateway.Name
 		}
 		if high != 0 || carry != 0 {
 			continue // no draw of 64 bits leads there

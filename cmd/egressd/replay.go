@@ -30,10 +30,11 @@ compressed (gzip), and - is standard input.
 
 Each flow is decided by what was recorded of it: host, address, port, what it speaks,
 of a request the method and the path. The headers and the query of a request are not
-recorded; where that may matter, replay says so. Of a request the lines have the route
-that it took (from this version on), so another route, destination or timeout is a
-change as well. It also says of what it could not ask the policy. What a change does to
-flows that were not recorded, "egressd diff" says.
+recorded; where that may matter, replay says so. Of a request, and of a TLS or TCP
+connection that the proxy passed unread, the lines have the route that it took, so
+another route, destination, subset, egress gateway or timeout is a change as well. It
+also says of what it could not ask the policy. What a change does to flows that were
+not recorded, "egressd diff" says.
 
 The exit code is 0 when nothing that was allowed would be denied, 1 when something
 would be, or lines could not be read, and 2 when a file or the policy cannot be read.`,
