@@ -105,7 +105,7 @@ func TestL4Ways(t *testing.T) {
 		{"it was direct", dest("other.example.com", ""), "idleTimeout: 60s", func(e *flow.Event) {
 			e.Layer, e.Destination, e.Subset, e.Route, e.IdleTimeout = flow.Kernel, "", "", nil, 0
 			e.Verdict = policy.Direct
-		}, "would be with verdict proxy to other.example.com by VirtualService default/RULE"},
+		}, "to other.example.com by VirtualService default/RULE"},
 	} {
 		for _, tls := range []bool{false, true} {
 			host, name, at, proto := "db.example.com", "db", "192.0.2.1:5432", "tcp"
