@@ -19,6 +19,10 @@ type Route struct {
 	// Name and Timeout are those of an HTTP rule.
 	Name    string        `json:"-"`
 	Timeout time.Duration `json:"-"`
+	// Redirects and Responds say that an HTTP rule answers itself, with a redirect or
+	// with a response of its own.
+	Redirects bool `json:"-"`
+	Responds  bool `json:"-"`
 	// Match are the conditions that hold; "": it matches everything.
 	Match string `json:"match,omitempty"`
 	// Does is what happens to the flow whichever way it goes.
@@ -136,6 +140,7 @@ func (e *explorer) explore(draw, scale uint64, depth int, share float64) *Route 
 	a, l4 := t.chosen(at)
 	if a != nil {
 		out.Name, out.Timeout = a.Rule.Name, a.Rule.Timeout
+		out.Redirects, out.Responds = a.Rule.Redirect != nil, a.Rule.DirectResponse != nil
 		out.Match, out.Does = a.conditions(), append(a.Rule.Describe(), a.unsent()...)
 		if said := e.p.DefaultRetries(); said != "" && a.Rule.Retries == nil && slices.ContainsFunc(rule.all, func(d RouteDestination) bool { return d.Gateway == nil }) {
 			out.Does = append(out.Does, said)

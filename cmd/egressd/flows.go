@@ -22,7 +22,7 @@ func flowsCommand(e env) *cobra.Command {
 		Long: `flows shows what was denied, each kind once with how often and since when, and
 the newest of the other events, by time. What is denied is kept apart from what
 is allowed, and each workload has a share of both. At the end of a denial stands
-what would allow it, if --allow can name that.
+what would allow it: what --allow would name, or what to change in the policy.
 
 With -f it goes on with new events. When the daemon ends, or this reader is too slow
 for it, flows says so on standard error and connects again. It goes on behind the last
