@@ -46,6 +46,9 @@ type Explanation struct {
 	// Suggestion is what would allow a denied flow: a ServiceEntry, or ports to
 	// add to one that is there.
 	Suggestion string `json:"suggestion,omitempty"`
+	// Upstream is where the flow goes where no rule chooses; nil: to its own destination,
+	// or nowhere.
+	Upstream *policy.Upstream `json:"-"`
 }
 
 // Learned tells what is known about addresses; nil when nothing is (offline).

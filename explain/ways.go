@@ -15,6 +15,9 @@ func (x *explainer) ways(kind, what string, f policy.Flow, r *policy.Request) bo
 	var d policy.Decision
 	before := x.Verdict
 	x.Route, d, x.draw = x.p.Routes(f, r)
+	if x.port != nil && x.Verdict == policy.Proxy {
+		x.Upstream = x.port.Upstream
+	}
 	if x.Route != nil {
 		x.Action = &x.Route.Rule
 		x.DeniedShare = x.Route.DeniedShare()

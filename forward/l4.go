@@ -128,8 +128,31 @@ func (t *conn) opaque(op Admission, p *relay.Peeked) {
 	case !opaqueAllowed(op):
 		t.Refuse(session.Denied(policy.ReasonNoName, op.Rule), "tcp", "", "neither TLS nor HTTP")
 	default:
-		t.forward(op.Decision, op.Upstream, "tcp", op.Upstream.Host, "", p)
+		t.forward(op.Decision, op.Upstream, "tcp", opaqueName(op.Decision, op.Upstream), "", p)
 	}
+}
+
+// opaqueName is the name of what the client wanted, which rules may have sent elsewhere.
+func opaqueName(d policy.Decision, u *policy.Upstream) string {
+	if d.Port == nil || d.Rule == d.Port.Rule || d.Port.Upstream == nil {
+		return u.Host // no rule
+	}
+	if h := d.Port.Upstream.Match; h != nil && !h.Pattern.IsWildcard() {
+		return string(h.Pattern)
+	}
+	return u.Host
+}
+
+// way notes where a connection goes whose bytes are not read.
+func way(e *flow.Event, d *policy.Decision, u *policy.Upstream) {
+	if d.Port != nil && d.Rule != d.Port.Rule {
+		e.Route = d.Rule
+	}
+	if d.Through != nil {
+		e.Gateway = d.Through.Name
+	}
+	e.Destination, e.Subset = u.Host, u.Subset
+	e.IdleTimeout, e.MaxDuration = u.IdleTimeout(), u.MaxDuration()
 }
 
 // tls reads the rest of the ClientHello and forwards by its SNI.
@@ -210,6 +233,7 @@ func (t *conn) forward(d policy.Decision, u *policy.Upstream, proto, name, detai
 	}
 	e := t.Event(flow.Decision, d, proto, name)
 	e.Detail = detail
+	way(&e, &d, u)
 	t.Record(e, d, u)
 
 	up, on, err := t.dial(u)
@@ -219,6 +243,7 @@ func (t *conn) forward(d policy.Decision, u *policy.Upstream, proto, name, detai
 		if reason, _ := t.KillReason(); reason == "" {
 			end.Reason, end.Detail, end.WouldDeny = session.DialReason(err), err.Error(), false
 		}
+		way(&end, &d, u)
 		t.Record(end, d, u)
 		return
 	}
@@ -229,6 +254,7 @@ func (t *conn) forward(d policy.Decision, u *policy.Upstream, proto, name, detai
 		Enforce: t.Info.Mode == policy.Enforce, Kill: t.KillFlagged,
 	})
 	end := t.CloseEvent(d, proto, name)
+	way(&end, &d, u)
 	end.Upstream = relay.AddrPort(up.RemoteAddr())
 	end.BytesSent, end.BytesReceived = sent, received
 	if err := upstream.Rejection(up); err != nil && end.Reason == policy.ReasonAllowed {

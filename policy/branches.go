@@ -19,6 +19,10 @@ type Route struct {
 	// Name and Timeout are those of an HTTP rule.
 	Name    string        `json:"-"`
 	Timeout time.Duration `json:"-"`
+	// Redirects and Responds say that an HTTP rule answers itself, with a redirect or
+	// with a response of its own.
+	Redirects bool `json:"-"`
+	Responds  bool `json:"-"`
 	// Match are the conditions that hold; "": it matches everything.
 	Match string `json:"match,omitempty"`
 	// Does is what happens to the flow whichever way it goes.
@@ -33,6 +37,12 @@ type Branch struct {
 	// Host and Subset are of the service that To describes.
 	Host   string `json:"-"`
 	Subset string `json:"-"`
+	// IdleTimeout and MaxDuration are what DestinationRules say of connections there, as
+	// Upstream has them.
+	IdleTimeout time.Duration `json:"-"`
+	MaxDuration time.Duration `json:"-"`
+	// Gateway is the name of the Gateway that the flow goes on through; "": none.
+	Gateway string `json:"-"`
 	// Weight of Of is its share of what comes to the rule; Share is that of all
 	// flows, from 0 to 1.
 	Weight uint32  `json:"weight"`
@@ -130,6 +140,7 @@ func (e *explorer) explore(draw, scale uint64, depth int, share float64) *Route 
 	a, l4 := t.chosen(at)
 	if a != nil {
 		out.Name, out.Timeout = a.Rule.Name, a.Rule.Timeout
+		out.Redirects, out.Responds = a.Rule.Redirect != nil, a.Rule.DirectResponse != nil
 		out.Match, out.Does = a.conditions(), append(a.Rule.Describe(), a.unsent()...)
 		if said := e.p.DefaultRetries(); said != "" && a.Rule.Retries == nil && slices.ContainsFunc(rule.all, func(d RouteDestination) bool { return d.Gateway == nil }) {
 			out.Does = append(out.Does, said)
@@ -147,6 +158,10 @@ func (e *explorer) explore(draw, scale uint64, depth int, share float64) *Route 
 		offset += uint64(to.Weight)
 		if to.Upstream != nil {
 			b.Host, b.Subset = to.Upstream.Host, to.Upstream.Subset
+			b.IdleTimeout, b.MaxDuration = to.Upstream.IdleTimeout(), to.Upstream.MaxDuration()
+		}
+		if to.Gateway != nil {
+			b.Gateway = to.Gateway.Name
 		}
 		if high != 0 || carry != 0 {
 			continue // no draw of 64 bits leads there

@@ -90,6 +90,17 @@ func (d HTTPDecision) follow(f *Flow, r *Request) HTTPDecision {
 	return d
 }
 
+// Gateway is the name of the last Gateway that a request goes on through; "": none.
+func (d *HTTPDecision) Gateway() string {
+	name := ""
+	for i := range d.Via {
+		if to := d.Via[i].To; to != nil && to.Gateway != nil {
+			name = to.Gateway.Name
+		}
+	}
+	return name
+}
+
 // enterHTTP decides a request that goes on as the Gateway's. The server is the
 // one for the request's host: TLS between workload and gateway has no meaning
 // here.

@@ -246,6 +246,6 @@ func (r *l4Route) follow(f Flow, d Decision, name string, tls bool) (Decision, *
 		if next == nil {
 			return deny(reason, r.ref), nil
 		}
-		r = next
+		r, d.Through = next, to.Gateway
 	}
 }

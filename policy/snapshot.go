@@ -250,4 +250,7 @@ type Decision struct {
 	// Audited is the AUDIT policy that matched, DryRun the AuthorizationPolicy
 	// that would deny the flow if it were not dry-run only; nil for none.
 	Audited, DryRun *Ref
+	// Through is the last Gateway that a connection goes on through, when rules for TLS
+	// or TCP send it; nil: none. Requests have HTTPDecision.Via.
+	Through *GatewayListener
 }

@@ -16,23 +16,17 @@ import (
 type allowFlags struct {
 	items, files []string
 	print        bool
-	given        func() bool // --allow was
 }
 
 func (f *allowFlags) register(cmd *cobra.Command) {
 	fs := cmd.Flags()
-	f.given = func() bool { return fs.Changed("allow") }
-	fs.StringSliceVar(&f.items, "allow", nil, "destination that is allowed: HOST (ports 443 and 80), HOST:PORT, '*.DOMAIN', ADDRESS:PORT, CIDR:PORT, SCHEME://HOST; udp://HOST:PORT for UDP; may be given several times, and beside --config")
-	fs.StringSliceVar(&f.files, "allow-file", nil, "file with such destinations, one a line, # begins a comment; may be given several times")
+	listVar(fs, &f.items, "allow", "destination that is allowed: HOST (ports 443 and 80), HOST:PORT, '*.DOMAIN', ADDRESS:PORT, CIDR:PORT, SCHEME://HOST; udp://HOST:PORT for UDP; may be given several times, and beside --config")
+	listVar(fs, &f.files, "allow-file", "file with such destinations, one a line, # begins a comment; may be given several times")
 	fs.BoolVar(&f.print, "print-policy", false, "print the ServiceEntries that --allow and --allow-file stand for, and do nothing else")
 }
 
 func (f *allowFlags) allow() source.Allow {
-	a := source.Allow{Items: f.items, Paths: f.files}
-	if len(a.Items) == 0 && f.given != nil && f.given() { // --allow "$NOT_SET"
-		a.Items = []string{""}
-	}
-	return a
+	return source.Allow{Items: f.items, Paths: f.files}
 }
 
 // read reads what the flags name, as files of a policy.

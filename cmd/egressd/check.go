@@ -92,7 +92,7 @@ when its object has the annotation egressd.dev/suppress: CODE.`,
 	out.register(cmd)
 	short.register(cmd)
 	read.register(cmd)
-	cmd.Flags().StringSliceVar(&suppress, "suppress", nil, "code of warnings that are not printed, as in EGD0215; may be given several times")
+	listVar(cmd.Flags(), &suppress, "suppress", "code of warnings that are not printed, as in EGD0215; may be given several times")
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "print notes as well, such as kinds that are skipped")
 	return cmd
 }

@@ -16,9 +16,9 @@ type clusterFlags struct{ prefixes, domains, servers []string }
 // register adds the flags of the commands that read a policy.
 func (f *clusterFlags) register(cmd *cobra.Command) {
 	fs := cmd.Flags()
-	fs.StringSliceVar(&f.prefixes, "cluster-cidr", nil, "the addresses of the cluster's Services and Pods, which every workload reaches unless a Sidecar with egress hosts applies to it: CIDR,...; auto adds those of the ServiceCIDR objects, the Nodes and kubeadm's ConfigMap that the policy has")
-	fs.StringSliceVar(&f.domains, "cluster-domain", nil, "what names of the cluster end in (default "+policy.DefaultClusterDomain+")")
-	fs.StringSliceVar(&f.servers, "cluster-dns", nil, "address of the cluster's DNS server, as kubelet's clusterDNS has it (default: those of the Service kube-system/kube-dns)")
+	listVar(fs, &f.prefixes, "cluster-cidr", "the addresses of the cluster's Services and Pods, which every workload reaches unless a Sidecar with egress hosts applies to it: CIDR,...; auto adds those of the ServiceCIDR objects, the Nodes and kubeadm's ConfigMap that the policy has")
+	listVar(fs, &f.domains, "cluster-domain", "what names of the cluster end in (default "+policy.DefaultClusterDomain+")")
+	listVar(fs, &f.servers, "cluster-dns", "address of the cluster's DNS server, as kubelet's clusterDNS has it (default: those of the Service kube-system/kube-dns)")
 }
 
 // read returns what the flags say, and whether the policy's objects say more.

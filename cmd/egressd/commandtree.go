@@ -35,7 +35,7 @@ func commandTreeCommand(e env) *cobra.Command {
 		Use:    "commands",
 		Short:  "Print all commands and flags as JSON, of which the manual pages are made",
 		Hidden: true,
-		Args:   usageArgs(cobra.NoArgs),
+		Args:   usageArgs(noArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			writeJSON(e.stdout, describeCommand(cmd.Root()))
 			return nil

@@ -21,7 +21,7 @@ that nobody may reach. It puts a workload under the example policy, lets real
 programs try what is allowed and what is not, and prints what happened and why. It
 touches nothing outside these namespaces, and leaves nothing behind.`,
 		Example: "  sudo egressd demo",
-		Args:    usageArgs(cobra.NoArgs),
+		Args:    usageArgs(noArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			asJSON, err := out.json()
 			if err != nil {

@@ -32,7 +32,12 @@ them cannot be read.`,
 		Example: `  egressd diff policy/ policy.new/
   git show main:policy.yaml | egressd diff - policy.yaml
   egressd diff -o json old.yaml new.yaml | jq '.[] | select(.kind == "reachable")'`,
-		Args: usageArgs(cobra.ExactArgs(2)),
+		Args: usageArgs(func(_ *cobra.Command, args []string) error {
+			if len(args) != 2 {
+				return fmt.Errorf("give two policies, the old one and the new one: egressd diff OLD NEW (%d were given)", len(args))
+			}
+			return nil
+		}),
 		RunE: func(_ *cobra.Command, args []string) error {
 			asJSON, err := out.json()
 			if err != nil {
@@ -49,7 +54,11 @@ them cannot be read.`,
 			for _, path := range args {
 				l, err := goodPolicy(e, []string{path}, allowFlags{}, o)
 				if err != nil {
-					fmt.Fprintf(e.stderr, "egressd: %s: %s\n", quote.Line(path), quote.Lines(err.Error()))
+					text := err.Error()
+					if !strings.Contains(text, path) {
+						text = path + ": " + text
+					}
+					fmt.Fprintf(e.stderr, "egressd: %s\n", quote.Lines(text))
 					return exitError{exitUsage}
 				}
 				both = append(both, l.Snapshot)

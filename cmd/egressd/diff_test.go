@@ -34,7 +34,7 @@ func TestDiffCommand(t *testing.T) {
 		{[]string{a, broken}, 2, "", "error: "},
 		{[]string{a, filepath.Join(dir, "absent")}, 2, "", "no such file"},
 		{[]string{"-", "-"}, 2, "", "standard input can be read once only"},
-		{[]string{a}, 2, "", "accepts 2 arg(s)"},
+		{[]string{a}, 2, "", "give two policies"},
 	} {
 		r := call(t, append([]string{"diff"}, c.args...)...)
 		if r.code != c.code || !strings.Contains(r.stdout, c.stdout) && !strings.HasPrefix(r.stdout, c.stdout) || !strings.Contains(r.stderr, c.stderr) {

@@ -127,7 +127,7 @@ node's gateway does with it is explained.`,
 		},
 	}
 	out.register(cmd)
-	cmd.Flags().StringSliceVar(&config, "config", nil, "policy to explain offline, - for standard input; without it the daemon is asked")
+	listVar(cmd.Flags(), &config, "config", "policy to explain offline, - for standard input; without it the daemon is asked")
 	short.register(cmd)
 	read.register(cmd)
 	cmd.Flags().StringVarP(&method, "method", "X", http.MethodGet, "HTTP method of the request")

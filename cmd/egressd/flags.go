@@ -39,9 +39,9 @@ type policyFlags struct {
 
 func (f *policyFlags) register(cmd *cobra.Command, level string) {
 	fs := cmd.Flags()
-	fs.StringSliceVar(&f.config, "config", nil, "policy file or directory of YAML; may be given several times")
+	listVar(fs, &f.config, "config", "policy file or directory of YAML; may be given several times")
 	fs.StringVar(&f.mode, "mode", "enforce", "enforce: deny is deny; audit: a denial is logged and let pass")
-	fs.StringSliceVar(&f.servers, "dns-server", nil, "trusted DNS server as ADDRESS or ADDRESS:PORT (default: those of /etc/resolv.conf, whose changes take effect)")
+	listVar(fs, &f.servers, "dns-server", "trusted DNS server as ADDRESS or ADDRESS:PORT (default: those of /etc/resolv.conf, whose changes take effect)")
 	fs.BoolVar(&f.empty, "allow-empty-policy", false, "let policy files without objects, or an empty directory, replace a policy, so that everything is denied (default: the last policy stays); without --config everything is denied")
 	f.dns.register(cmd)
 	f.limits.register(cmd)
@@ -57,7 +57,7 @@ func (f *policyFlags) register(cmd *cobra.Command, level string) {
 
 // registerAllow adds the flag of the commands that read a policy.
 func registerAllow(cmd *cobra.Command, list *[]string) {
-	cmd.Flags().StringSliceVar(list, "allow-endpoint", nil, "node-local endpoint that the policy may lead to: unix:///PATH, ADDRESS, CIDR or ADDRESS:PORT (loopback, link-local, metadata services); may be given several times")
+	listVar(cmd.Flags(), list, "allow-endpoint", "node-local endpoint that the policy may lead to: unix:///PATH, ADDRESS, CIDR or ADDRESS:PORT (loopback, link-local, metadata services); may be given several times")
 }
 
 // allowed reads --allow-endpoint.

@@ -36,6 +36,9 @@ func (f *flowFilterFlags) register(cmd *cobra.Command) {
 	f.pods.register(cmd, "only this pod or workload, NAMESPACE/NAME, or NAME in --namespace", "only pods and workloads of this namespace")
 }
 
+// given says whether anything is asked for.
+func (f *flowFilterFlags) given() bool { return *f != (flowFilterFlags{}) }
+
 // read is the filter, as parameters for a daemon and by itself.
 func (f *flowFilterFlags) read() (url.Values, flowfilter.Filter, error) {
 	pod, err := f.pods.workload()

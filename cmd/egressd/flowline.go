@@ -94,8 +94,8 @@ func eventLine(e flow.Event) string {
 	if e.Detail != "" {
 		b.WriteString("; " + e.Detail)
 	}
-	if item := explain.AllowItem(&e); item != "" {
-		b.WriteString("; allow: --allow " + item)
+	if how := explain.Remedy(&e); how != "" {
+		b.WriteString("; allow: " + how)
 	}
 	return b.String()
 }

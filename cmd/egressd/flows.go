@@ -22,7 +22,7 @@ func flowsCommand(e env) *cobra.Command {
 		Long: `flows shows what was denied, each kind once with how often and since when, and
 the newest of the other events, by time. What is denied is kept apart from what
 is allowed, and each workload has a share of both. At the end of a denial stands
-what would allow it, if --allow can name that.
+what would allow it: what --allow would name, or what to change in the policy.
 
 With -f it goes on with new events. When the daemon ends, or this reader is too slow
 for it, flows says so on standard error and connects again. It goes on behind the last
@@ -57,7 +57,7 @@ what has several filters all must hold.`,
 	f.out.register(cmd)
 	cmd.Flags().BoolVarP(&f.follow, "follow", "f", false, "show new events as they come")
 	f.filter.register(cmd)
-	cmd.Flags().StringSliceVar(&f.files, "file", nil, "flow log to read in place of the daemon's events, - for standard input; may be given several times, and files may follow it")
+	listVar(cmd.Flags(), &f.files, "file", "flow log to read in place of the daemon's events, - for standard input; may be given several times, and files may follow it")
 	cmd.Flags().BoolVar(&f.summary, "summary", false, "count by workload and host: denied, allowed, bytes, first and last seen; most denied first")
 	cmd.Flags().IntVar(&f.top, "top", 0, "with --summary: this many lines at most; 0: all")
 	f.daemon.register(cmd)
@@ -90,11 +90,14 @@ func (f *flows) run(ctx context.Context, e env) error {
 		return err
 	}
 	var sum flowsummary.Summary
-	show := showEvent(e, asJSON)
+	show, shown := showEvent(e, asJSON), 0
 	if f.summary {
 		show = func(ev flow.Event, _ []byte) { sum.Add(&ev) }
 	}
-	r := reader{e: e, daemon: f.daemon, query: query, wanted: wanted, show: show}
+	r := reader{e: e, daemon: f.daemon, query: query, wanted: wanted, show: func(ev flow.Event, line []byte) {
+		shown++
+		show(ev, line)
+	}}
 	switch {
 	case len(f.files) > 0:
 		err = r.readFiles(f.files)
@@ -103,8 +106,14 @@ func (f *flows) run(ctx context.Context, e env) error {
 	default:
 		err = r.once(ctx)
 	}
-	if f.summary && (err == nil || errors.As(err, new(exitError))) {
+	if err != nil && !errors.As(err, new(exitError)) {
+		return err
+	}
+	if f.summary {
 		printTallies(e, sum.Tallies(f.top), sum.Lost, asJSON)
+	}
+	if shown == 0 {
+		complainNothing(e, f.filter.given(), "")
 	}
 	return err
 }
@@ -133,6 +142,16 @@ func (r *reader) readFiles(paths []string) error {
 		return err
 	}
 	return complainUnread(r.e, u)
+}
+
+// complainNothing tells that there was no event, so that a filter with a slip is not
+// taken for a quiet node. then is what follows from it.
+func complainNothing(e env, filtered bool, then string) {
+	why := "there is no event"
+	if filtered {
+		why = "no event is what the filters ask for (docs/REASONS.md has the reasons, and \"egressd flows --summary\" the workloads and hosts)"
+	}
+	printLine(e.stderr, "egressd: %s%s", why, then)
 }
 
 // complainUnread tells of lines that could not be read.

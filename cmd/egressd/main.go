@@ -111,13 +111,13 @@ acts on its traffic, a Gateway is the entrance for the way in.`,
 		SilenceErrors: true,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usageError{fmt.Errorf("unknown command %q", args[0])}
+				return unknownCommand(cmd, args[0])
 			}
 			return usageError{errors.New("say what to do: run, exec, check, test, diff, replay, explain, flows, top, suggest, status, reload, unload, demo or version")}
 		},
 		RunE: func(*cobra.Command, []string) error { return nil },
 	}
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	cmd.SetFlagErrorFunc(flagError)
 	cmd.AddCommand(
 		runCommand(e), execCommand(e), reloadCommand(e), unloadCommand(e),
 		checkCommand(e), testCommand(e), diffCommand(e), replayCommand(e), explainCommand(e), flowsCommand(e), topCommand(e), suggestCommand(e), logLevelCommand(e), statusCommand(e),
@@ -126,7 +126,15 @@ acts on its traffic, a Gateway is the entrance for the way in.`,
 	return cmd
 }
 
-// noArgs and the like turn cobra's argument errors into usage errors.
+// noArgs is for commands that take flags alone.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("%s takes flags, and no %q", cmd.Name(), args[0])
+	}
+	return nil
+}
+
+// usageArgs turns errors about arguments into usage errors.
 func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if err := check(cmd, args); err != nil {

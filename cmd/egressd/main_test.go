@@ -101,7 +101,14 @@ func TestUsageErrors(t *testing.T) {
 		want string // in the message
 	}{
 		{[]string{}, "say what to do"},
-		{[]string{"fly"}, `unknown command "fly"`},
+		{[]string{"fly"}, `unknown command "fly"; there are check, completion, `},
+		{[]string{"floes"}, `unknown command "floes"; did you mean "flows"?`},
+		{[]string{"sugest"}, `did you mean "suggest"?`},
+		{[]string{"explain", "--alow", "x.example", "https://x.example/"}, "unknown flag: --alow; did you mean --allow?"},
+		{[]string{"flows", "--sumary"}, "did you mean --summary?"},
+		{[]string{"flows", "--verd=deny"}, "did you mean --verdict?"},
+		{[]string{"check", "--config", "policy/"}, "egressd check PATH"},
+		{[]string{"diff", "a"}, "egressd diff OLD NEW (1 were given)"},
 		{[]string{"--no-such-flag"}, "no-such-flag"},
 		{[]string{"check"}, "give a PATH with the policy"},
 		{[]string{"check", "-o", "yaml", good}, "-o is text or json"},

@@ -40,7 +40,20 @@ func (f *offlineFlags) options() (istio.Options, error) {
 // goodPolicy is readPolicy for commands that need a policy without errors: those that
 // there are go to standard error, a line each.
 func goodPolicy(e env, paths []string, short allowFlags, o istio.Options) (load.Result, error) {
-	l, err := readPolicy(e, paths, short, o)
+	files, err := readFiles(e, paths)
+	if err != nil {
+		return load.Result{}, err
+	}
+	return goodFiles(e, files, short, o)
+}
+
+// goodFiles is goodPolicy for files that were read.
+func goodFiles(e env, files []istio.File, short allowFlags, o istio.Options) (load.Result, error) {
+	allowed, err := short.read()
+	if err != nil {
+		return load.Result{}, err
+	}
+	l, err := load.With(append(allowed, files...), o)
 	if err == nil {
 		return l, nil
 	}

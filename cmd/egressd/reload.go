@@ -31,7 +31,7 @@ was in force before stays in force, and the exit code is 1. A daemon follows cha
 its files by itself: reload tells what came of them. Only root may reload.`,
 		Example: `  sudo egressd reload
   sudo egressd reload -o json | jq .policy.hash`,
-		Args: usageArgs(cobra.NoArgs),
+		Args: usageArgs(noArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			asJSON, err := out.json()
 			if err != nil {

@@ -30,10 +30,11 @@ compressed (gzip), and - is standard input.
 
 Each flow is decided by what was recorded of it: host, address, port, what it speaks,
 of a request the method and the path. The headers and the query of a request are not
-recorded; where that may matter, replay says so. Of a request the lines have the route
-that it took (from this version on), so another route, destination or timeout is a
-change as well. It also says of what it could not ask the policy. What a change does to
-flows that were not recorded, "egressd diff" says.
+recorded; where that may matter, replay says so. Of a request, and of a TLS or TCP
+connection that the proxy passed unread, the lines have the route that it took, so
+another route, destination, subset, egress gateway or timeout is a change as well. It
+also says of what it could not ask the policy. What a change does to flows that were
+not recorded, "egressd diff" says.
 
 The exit code is 0 when nothing that was allowed would be denied, 1 when something
 would be, or lines could not be read, and 2 when a file or the policy cannot be read.`,
@@ -42,11 +43,16 @@ would be, or lines could not be read, and 2 when a file or the policy cannot be 
   egressd replay flows.jsonl --allow api.github.com --allow '*.pypi.org:443'
   egressd replay flows.jsonl --config policy.new/ --workload 'shop/*' --since 7d
   egressd replay flows.jsonl --config policy.new/ -o json | jq '.changes[] | select(.kind == "denied")'`,
-		Args: usageArgs(cobra.MinimumNArgs(1)),
+		Args: usageArgs(func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return errors.New("give the files of a flow log, or - for standard input: egressd replay FLOWS... --config NEW")
+			}
+			return nil
+		}),
 		RunE: func(_ *cobra.Command, args []string) error { return r.run(e, args) },
 	}
 	r.out.register(cmd)
-	cmd.Flags().StringSliceVar(&r.config, "config", nil, "policy that is asked: a file or a directory of YAML; may be given several times")
+	listVar(cmd.Flags(), &r.config, "config", "policy that is asked: a file or a directory of YAML; may be given several times")
 	cmd.Flags().BoolVarP(&r.verbose, "verbose", "v", false, "print the steps that lead to each decision")
 	r.short.register(cmd)
 	r.read.register(cmd)
@@ -96,8 +102,10 @@ func (r *replayFlags) run(e env, paths []string) error {
 		return exitError{exitUsage}
 	}
 	var flows replay.Flows
+	seen := 0
 	unread, err := flowrecord.Each(paths, e.stdin, func(ev flow.Event) bool {
 		if wanted.Wants(&ev) {
+			seen++
 			flows.Add(&ev)
 		}
 		return true
@@ -111,6 +119,9 @@ func (r *replayFlags) run(e env, paths []string) error {
 		writeJSON(e.stdout, out)
 	} else {
 		printReplay(e, out, r.verbose)
+	}
+	if seen == 0 {
+		complainNothing(e, r.filter.given(), ", so that the policy was asked about nothing")
 	}
 	if err := complainUnread(e, unread); err != nil {
 		return err

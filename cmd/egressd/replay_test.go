@@ -64,7 +64,7 @@ func TestReplayCommand(t *testing.T) {
 		{[]string{plain + ".absent", "--allow", "a.example.com"}, 2, "", "no such file"},
 		{[]string{plain, "--config", plain + ".absent"}, 2, "", "no such file"},
 		{[]string{plain, "--allow", "a.example.com", "--since", "tomorrow"}, 2, "", `--since: "tomorrow" is no time`},
-		{[]string{"--allow", "a.example.com"}, 2, "", "requires at least 1 arg"},
+		{[]string{"--allow", "a.example.com"}, 2, "", "give the files of a flow log"},
 	} {
 		r := call(t, append([]string{"replay"}, c.args...)...)
 		if r.code != c.code || !strings.Contains(r.stdout, c.stdout) || c.stdout == "" && r.stdout != "" || !strings.Contains(r.stderr, c.stderr) {

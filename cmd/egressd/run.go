@@ -98,7 +98,7 @@ flows, explain, status and unload talk to the daemon by a unix socket in
   sudo egressd run --kubernetes --kubeconfig /etc/kubernetes/kubelet.conf --mode off
   sudo egressd run --config policy/ --cgroup /sys/fs/cgroup/system.slice/build.service
   sudo egressd run --config gateway/ --gateway-selector istio=ingressgateway`,
-		Args: usageArgs(cobra.NoArgs),
+		Args: usageArgs(noArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if printed, err := f.short.printed(e.stdout); printed {
 				return err
@@ -209,7 +209,7 @@ flows, explain, status and unload talk to the daemon by a unix socket in
 	cmd.Flags().StringVar(&interfaces, "interfaces", "auto", "interfaces with workloads at their other end: auto (veths and taps, when the whole node is captured), none, or names as in tap*,vnet0")
 	cmd.Flags().StringVar(&services, "node-services", "auto", "cgroups that are not under policy: auto (DHCP clients and network managers, kubelet, container runtime, when the whole node is captured), none, or patterns as in system.slice/dhcpcd.service")
 	cmd.Flags().StringVar(&runtimes, "container-runtimes", "auto", "who is asked what containers are, when a Workload selects some: auto (docker, podman and containerd at their usual sockets), none, or a list as in docker,podman=/run/podman/podman.sock")
-	cmd.Flags().StringSliceVar(&workloads, "workloads", nil, "file or directory of Workloads (egressd.dev/v1): which cgroups are which workload")
+	listVar(cmd.Flags(), &workloads, "workloads", "file or directory of Workloads (egressd.dev/v1): which cgroups are which workload")
 	cmd.Flags().DurationVar(&drain, "drain-time", agent.DefaultDrainTime, "how long open connections may continue when the daemon is stopped or another one has taken over")
 	cmd.Flags().BoolVar(&takeover, "takeover", false, "take over from the daemon that runs on --state-dir, without a gap")
 	cmd.Flags().BoolVar(&stay, "stay", false, "when another daemon has taken over, go on without doing anything until SIGTERM: for a container that would be started again, and take over in its turn")

@@ -37,7 +37,7 @@ func statusCommand(e env) *cobra.Command {
 		Use:     "status",
 		Short:   "Show the state of the running daemon",
 		Example: "  sudo egressd status\n  sudo egressd status -o json | jq .kernel",
-		Args:    usageArgs(cobra.NoArgs),
+		Args:    usageArgs(noArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			asJSON, err := out.json()
 			if err != nil {

@@ -73,7 +73,7 @@ say what is the cluster's: that is asked as well, and not changed.`,
     sudo egressd suggest --merge policy/ --config - --cluster-cidr auto
   egressd suggest --from flows.jsonl --workloads workloads.yaml
   sudo egressd suggest -o json | jq .unknown      # asked for, never connected to`,
-		Args: usageArgs(cobra.NoArgs),
+		Args: usageArgs(noArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			for _, name := range ofMerge {
 				if cmd.Flags().Changed(name) && f.merge == "" {
@@ -88,11 +88,11 @@ say what is the cluster's: that is asked as well, and not changed.`,
 	fs := cmd.Flags()
 	fs.StringVar(&f.workload, "workload", "", "only of this workload, as flows names it")
 	fs.StringVar(&f.since, "since", "", "only what was seen since: how long ago, as in 1h, or a time, as in 2026-01-02T15:04:05Z")
-	fs.StringSliceVar(&f.from, "from", nil, "file with lines of \"egressd flows -o json\" (- is standard input) instead of the daemon; may be given several times")
-	fs.StringSliceVar(&f.workloads, "workloads", nil, "with --from, file or directory with the Workloads that the flows are of; may be given several times")
+	listVar(fs, &f.from, "from", "file with lines of \"egressd flows -o json\" (- is standard input) instead of the daemon; may be given several times")
+	listVar(fs, &f.workloads, "workloads", "with --from, file or directory with the Workloads that the flows are of; may be given several times")
 	fs.StringVar(&f.merge, "merge", "", "policy, a file or directory: print what is missing there")
 	fs.BoolVar(&f.write, "write", false, "with --merge, write what is missing")
-	fs.StringSliceVar(&f.beside, "config", nil, "with --merge, policy that is in force beside it and is not changed: a file, a directory, or - for standard input; may be given several times")
+	listVar(fs, &f.beside, "config", "with --merge, policy that is in force beside it and is not changed: a file, a directory, or - for standard input; may be given several times")
 	f.read.register(cmd)
 	fs.BoolVar(&f.exact, "exact", false, "name each host, without wildcards for generated names")
 	return cmd

@@ -47,8 +47,8 @@ func printDenials(w io.Writer, denials explain.DenialSummary, mode string) {
 		if d.Rule != nil {
 			printLine(w, "    nearest rule: %s", d.Rule)
 		}
-		if item := d.AllowItem(d.Reason); item != "" {
-			printLine(w, "    allow: --allow %s", item)
+		if how := d.Remedy(); how != "" {
+			printLine(w, "    allow: %s", how)
 		}
 	}
 	if denials.Others > 0 {

@@ -52,7 +52,7 @@ has the events themselves.`,
   sudo egressd top --pod shop/web-7d4b9c-x2x9p
   sudo egressd top --once
   sudo egressd top --once -o json | jq '.workloads[] | {name, denied}'`,
-		Args: usageArgs(cobra.NoArgs),
+		Args: usageArgs(noArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd.Context(), e) },
 	}
 	f.out.register(cmd)

@@ -33,7 +33,7 @@ that it does not reach (one with another --state-dir, one whose own was removed,
 exec), and that one would put back what is removed: unload names it, leaves its
 part alone, and the exit code is 1.`,
 		Example: "  sudo egressd unload",
-		Args:    usageArgs(cobra.NoArgs),
+		Args:    usageArgs(noArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := unload(cmd.Context(), e, daemon, pinDir); err != nil || !stay {
 				return err

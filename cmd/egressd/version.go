@@ -15,7 +15,7 @@ func versionCommand(e env) *cobra.Command {
 		Use:     "version",
 		Short:   "Print the version",
 		Example: "  egressd version\n  egressd version -o json | jq -r .version",
-		Args:    usageArgs(cobra.NoArgs),
+		Args:    usageArgs(noArgs),
 		RunE: func(*cobra.Command, []string) error {
 			asJSON, err := out.json()
 			if err != nil {

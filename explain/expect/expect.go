@@ -27,7 +27,8 @@ type Case struct {
 	Workload string   `json:"workload,omitempty"`
 	Method   string   `json:"method,omitempty"`
 	Headers  []string `json:"headers,omitempty"`
-	// Expect is "allow", "deny" or the name of a verdict.
+	// Expect is "allow", "deny", the name of a verdict, or "redirect" or "respond" for what
+	// a rule answers itself.
 	Expect string `json:"expect"`
 	// Reason is the reason, Rule the beginning of the rule that decides or acts, as
 	// "KIND NAMESPACE/NAME"; Says are texts of which each stands in a step of the
@@ -85,12 +86,19 @@ func (c Case) compare(x explain.Explanation) (failures []string) {
 	got := "denied"
 	if x.Allowed {
 		got = "allowed, verdict " + x.Verdict.String()
+		switch r := x.Route; {
+		case r != nil && r.Redirects:
+			got += ", answered with a redirect"
+		case r != nil && r.Responds:
+			got += ", answered by the rule itself"
+		}
 	}
 	got += by(x)
 	switch {
 	case c.Expect == Allow && x.Allowed && x.DeniedShare > 0:
 		differs("%.4g%% of it is denied, expected allow", 100*x.DeniedShare)
 	case c.Expect == Allow && x.Allowed, c.Expect == Deny && !x.Allowed, c.Expect == x.Verdict.String():
+	case x.Allowed && x.Route != nil && (c.Expect == Redirect && x.Route.Redirects || c.Expect == Respond && x.Route.Responds):
 	default:
 		differs("%s, expected %s", got, c.Expect)
 	}

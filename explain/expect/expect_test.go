@@ -27,6 +27,10 @@ spec:
   - match: [{headers: {x-user: {exact: beta}}}]
     fault: {abort: {percentage: {value: 100}, httpStatus: 503}}
     route: [{destination: {host: api.example.com}}]
+  - match: [{uri: {prefix: /old}}]
+    redirect: {uri: /new}
+  - match: [{uri: {prefix: /hello}}]
+    directResponse: {status: 200, body: {string: hi}}
   - timeout: 10s
     route: [{destination: {host: api.example.com}}]
 ---
@@ -65,6 +69,8 @@ func TestRun(t *testing.T) {
 		{"target: '203.0.113.1:443', expect: deny, reason: no-rule", "target: '203.0.113.1:443', expect: deny, reason: name-not-allowed", "the reason is no-rule, expected name-not-allowed"},
 		{"target: 'http://api.example.com/', expect: allow, rule: VirtualService default/beta", "target: 'http://api.example.com/', expect: allow, rule: VirtualService default/other", "expected VirtualService default/other to decide or to act"},
 		{"target: 'http://api.example.com/', expect: allow, says: [timeout 10s]", "target: 'http://api.example.com/', headers: {x-user: beta}, expect: allow, says: [timeout 10s]", `no step says "timeout 10s"`},
+		{"target: 'http://api.example.com/old', expect: redirect", "target: 'http://api.example.com/', expect: redirect", "allowed, verdict proxy by VirtualService default/beta policy.yaml:22:5, expected redirect"},
+		{"target: 'http://api.example.com/hello', expect: respond", "target: 'http://api.example.com/old', expect: respond", "answered with a redirect by VirtualService default/beta policy.yaml:18:5, expected respond"},
 		{"target: https://api.example.com/, workload: ci/build, expect: allow", "target: https://api.example.com/, workload: ci/none, expect: allow", "no workload is called ci/none"},
 	} {
 		got := outcomes(t, testObject("  cases:\n  - {"+c.good+"}\n  - {"+c.bad+"}\n"))
@@ -92,7 +98,8 @@ func TestCases(t *testing.T) {
 func TestMistakes(t *testing.T) {
 	for text, want := range map[string]string{
 		testObject("  cases: []\n"):                                                                           "f:1: PolicyTest t has no spec.cases",
-		testObject("  cases:\n  - {target: https://a.example/}\n"):                                            `f:6: expect is allow, deny, direct, inspect, proxy, not ""`,
+		testObject("  cases:\n  - {target: https://a.example/}\n"):                                            `f:6: expect is allow, deny, direct, inspect, proxy, redirect, respond, not ""`,
+		testObject("  cases: {target: https://a.example/}\n"):                                                 "into a list, each item of which begins with a hyphen",
 		testObject("  cases:\n  - {expect: allow}\n"):                                                         "f:6: a case needs a target",
 		testObject("  cases:\n  - {target: a.example, expect: allow}\n"):                                      "f:6: a.example: give a URL",
 		testObject("  cases:\n  - {target: https://a.example/, expects: allow}\n"):                            "field expects is not known in a case",

@@ -27,6 +27,9 @@ const (
 const (
 	Allow = "allow"
 	Deny  = "deny"
+	// Redirect and Respond: an HTTP rule answers itself.
+	Redirect = "redirect"
+	Respond  = "respond"
 )
 
 // object is a PolicyTest.
@@ -176,6 +179,8 @@ func plain(err error) error {
 		}
 		for name, called := range map[string]string{"entry": "a case", "object": "a " + Kind, "spec": "spec", "metadata": "metadata"} {
 			text = strings.Replace(text, "not found in type expect."+name, "is not known in "+called, 1)
+			text = strings.Replace(text, "[]expect."+name, "a list, each item of which begins with a hyphen", 1)
+			text = strings.Replace(text, "into expect."+name, "into "+called, 1)
 		}
 		out = append(out, text)
 	}
@@ -188,7 +193,7 @@ func (e entry) cases(like Case) ([]Case, error) {
 	if e.Target != "" {
 		targets = append([]string{e.Target}, targets...)
 	}
-	expected := []string{Allow, Deny, policy.Direct.String(), policy.Inspect.String(), policy.Proxy.String()}
+	expected := []string{Allow, Deny, policy.Direct.String(), policy.Inspect.String(), policy.Proxy.String(), Redirect, Respond}
 	switch {
 	case len(targets) == 0:
 		return nil, errors.New("a case needs a target: a URL, HOST:PORT or IP:PORT")

@@ -32,8 +32,9 @@ func (p *against) ask(q asked, r *recorded) (FlowChange, error) {
 	if x.Rule != nil {
 		c.Now.Rule = x.Rule.Object()
 	}
-	ways := waysOf(x.Route)
-	if q.was.Way.recorded() && x.Allowed {
+	request := q.method != ""
+	ways := waysOf(x, request)
+	if x.Allowed && (q.was.Way.recorded() || !request && x.Verdict == policy.Proxy) {
 		c.Now.Way = ways[0]
 	}
 	switch {
@@ -47,7 +48,7 @@ func (p *against) ask(q asked, r *recorded) (FlowChange, error) {
 		c.Allow = explain.AllowItem(&e)
 	case !c.Was.Allowed && c.Now.Allowed:
 		c.Kind = Allowed
-	case c.Was.Allowed && (differs(q, c.Now) || x.DeniedShare > 0 || !q.was.Way.isAmong(ways)):
+	case c.Was.Allowed && (differs(q, c.Now) || x.DeniedShare > 0 || !q.was.Way.isAmong(ways, request)):
 		c.Kind = Otherwise
 	default:
 		return FlowChange{}, nil
@@ -107,7 +108,17 @@ func sentence(c *FlowChange, x explain.Explanation) string {
 	if !differs(asked{was: c.Was}, c.Now) {
 		return fmt.Sprintf("%s was allowed%s, and would be, but %s", what, by(c.Was), c.Was.Way.becomes(c.Now.Way))
 	}
-	return fmt.Sprintf("%s was allowed with verdict %s%s, and would be with verdict %s%s", what, c.Was.Verdict, by(c.Was), c.Now.Verdict, by(c.Now))
+	where := ""
+	if way := c.Now.Way; way.Destination != "" {
+		where = " to " + way.to()
+		if way.Route != "" {
+			where += " " + way.rule()
+		}
+		if way.Gateway != "" {
+			where += " " + way.through()
+		}
+	}
+	return fmt.Sprintf("%s was allowed with verdict %s%s, and would be with verdict %s%s%s", what, c.Was.Verdict, by(c.Was), c.Now.Verdict, by(c.Now), where)
 }
 
 func by(o Treatment) string {

@@ -81,7 +81,7 @@ func question(e *flow.Event) asked {
 	} else {
 		q.was.Verdict = policy.Deny
 	}
-	if e.Kind == flow.Request && q.was.Allowed {
+	if q.was.Allowed { // of events of the kernel there is nothing of it
 		q.was.Way = wayOf(e)
 	}
 	if e.Kind == flow.Query {
@@ -103,6 +103,8 @@ func question(e *flow.Event) asked {
 	case e.Proto == "http":
 		q.target = "http://" + at
 	case e.Reason == policy.ReasonNotTLS, e.Reason == policy.ReasonNotHTTP: // it began with something else
+		q.target = "tcp://" + at
+	case q.was.Allowed && q.was.Verdict == policy.Proxy && e.Proto == "tcp" && e.Destination != "": // it was passed unread
 		q.target = "tcp://" + at
 	case e.Name != "" && (e.Proto == "tls" || e.Verdict == policy.Inspect):
 		q.target = "tls://" + at

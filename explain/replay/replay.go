@@ -35,7 +35,8 @@ type Treatment struct {
 	Verdict policy.Verdict `json:"verdict"`
 	Reason  policy.Reason  `json:"reason"`
 	Rule    string         `json:"rule,omitempty"` // KIND NAMESPACE/NAME
-	// Way is how a request went, or may go; of Now the first way that is allowed.
+	// Way is how a request, or what the proxy passes unread, went or may go; of Now the
+	// first way that is allowed.
 	Way RouteWay `json:"way,omitzero"`
 }
 

@@ -413,6 +413,7 @@ func (x *exchange) event() flow.Event {
 	if x.to != nil {
 		e.Destination, e.Subset = x.to.Host, x.to.Subset
 	}
+	e.Gateway = x.decision.Gateway()
 	e.Upstream = x.upstream.addr()
 	e.BytesReceived = x.upstream.received.Load()
 	e.BytesSent = x.tunnelled

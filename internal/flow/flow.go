@@ -100,14 +100,21 @@ type Event struct {
 	ResponseFlags string `json:"responseFlags,omitempty"`
 	// StatPrefix is that of the match by which a rule acted.
 	StatPrefix string `json:"statPrefix,omitempty"`
-	// Route is the rule of an HTTP route that acted on a request, RouteName the name that
-	// it has there, Timeout the rule's; Destination is the host of the service that the
-	// request went on to, Subset the part of it. None costs a request an allocation.
+	// Route is the rule that sent a request, or a connection whose bytes are not read,
+	// to where it went. Of HTTP RouteName is the name that it has there, Timeout the
+	// rule's. Destination is the host of the service that it went on to, Subset the part
+	// of it, Gateway the Gateway that it went through ("namespace/name"). None costs a
+	// request an allocation.
 	Route       *policy.Ref   `json:"route,omitempty"`
 	RouteName   string        `json:"routeName,omitempty"`
 	Timeout     time.Duration `json:"timeout,omitempty"` // nanoseconds in JSON
 	Destination string        `json:"destination,omitempty"`
 	Subset      string        `json:"subset,omitempty"`
+	Gateway     string        `json:"gateway,omitempty"`
+	// IdleTimeout and MaxDuration are those that DestinationRules give a connection whose
+	// bytes are not read; 0: none does. A negative IdleTimeout: it has none.
+	IdleTimeout time.Duration `json:"idleTimeout,omitempty"` // nanoseconds in JSON
+	MaxDuration time.Duration `json:"maxDuration,omitempty"` // nanoseconds in JSON
 	// BytesSent counts from the workload to the upstream.
 	BytesSent     int64         `json:"bytesSent,omitempty"`
 	BytesReceived int64         `json:"bytesReceived,omitempty"`

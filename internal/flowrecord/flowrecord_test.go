@@ -39,7 +39,7 @@ func full(t testing.TB) flow.Event {
 		Interface: "veth0", Transport: policy.TCP, Proto: "http", Dst: netip.MustParseAddrPort("192.0.2.1:80"), Socket: "/run/web.sock", Name: "a.example", Names: []string{"a.example", "b.example"},
 		Verdict: policy.Proxy, Allowed: true, WouldDeny: true, Reason: policy.ReasonAllowed, Rule: ref, Audited: ref, DryRun: ref, Detail: "text",
 		Upstream: netip.MustParseAddrPort("[2001:db8::1]:8080"), Method: "GET", Path: "/a", Status: 200, Retries: 1, ResponseFlags: "UF", StatPrefix: "main",
-		Route: ref, RouteName: "primary", Timeout: time.Second, Destination: "a.example", Subset: "v1",
+		Route: ref, RouteName: "primary", Timeout: time.Second, Destination: "a.example", Subset: "v1", Gateway: "default/way-out", IdleTimeout: time.Minute, MaxDuration: time.Hour,
 		BytesSent: 3, BytesReceived: 4, Duration: time.Second, More: 2, Count: 3, First: at(0).Add(-time.Second), Number: 4,
 	}
 	for v, i := reflect.ValueOf(e), 0; i < v.NumField(); i++ {

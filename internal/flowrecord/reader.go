@@ -175,6 +175,9 @@ func (u *Unread) file(path string, stdin io.Reader, f func(flow.Event, []byte) b
 			return false, err
 		}
 		defer opened.Close()
+		if info, err := opened.Stat(); err == nil && info.IsDir() {
+			return false, fmt.Errorf("%s is a directory: name the files of the flow log in it", path)
+		}
 		in, name = opened, path
 	}
 	r, err := NewReader(in, name)

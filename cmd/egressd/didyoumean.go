@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// flagError is a usage error about flags, which names the flag that may be meant.
+func flagError(cmd *cobra.Command, err error) error {
+	var unknown *pflag.NotExistError
+	if !errors.As(err, &unknown) || unknown.GetSpecifiedShortnames() != "" {
+		return usageError{err}
+	}
+	var names []string
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if !f.Hidden {
+			names = append(names, f.Name)
+		}
+	})
+	if name := closest(unknown.GetSpecifiedName(), names); name != "" {
+		err = fmt.Errorf("%w; did you mean --%s?", err, name)
+	} else if cmd.Name() == "check" && unknown.GetSpecifiedName() == "config" {
+		err = fmt.Errorf("%w; check takes the policy without a flag: egressd check PATH", err)
+	}
+	return usageError{err}
+}
+
+// unknownCommand is the error about a verb that there is none of.
+func unknownCommand(cmd *cobra.Command, verb string) error {
+	var verbs []string
+	for _, c := range cmd.Commands() {
+		if c.IsAvailableCommand() {
+			verbs = append(verbs, c.Name())
+		}
+	}
+	if meant := closest(verb, verbs); meant != "" {
+		return usageError{fmt.Errorf("unknown command %q; did you mean %q?", verb, meant)}
+	}
+	return usageError{fmt.Errorf("unknown command %q; there are %s", verb, strings.Join(verbs, ", "))}
+}
+
+// closest is the word that a text may stand for: the one with the fewest letters that
+// are others, if these are few, or the only one that begins with the text. "": none.
+func closest(text string, words []string) string {
+	best, at := "", max(1, len(text)/3)+1
+	var begins []string
+	for _, w := range words {
+		if d := distance(text, w); d < at {
+			best, at = w, d
+		}
+		if len(text) > 1 && strings.HasPrefix(w, text) {
+			begins = append(begins, w)
+		}
+	}
+	if best == "" && len(begins) == 1 {
+		return begins[0]
+	}
+	return best
+}
+
+// distance is how many letters are to be put in, taken away, or written in place of
+// another one, to make b of a (Levenshtein).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		before := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			d := before
+			if a[i] != b[j] {
+				d++
+			}
+			before = row[j+1]
+			row[j+1] = min(d, before+1, row[j]+1)
+		}
+	}
+	return row[len(b)]
+}
