@@ -16,6 +16,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/journal"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/egressd/egressd/internal/quote"
 )
@@ -117,11 +118,17 @@ acts on its traffic, a Gateway is the entrance for the way in.`,
 		},
 		RunE: func(*cobra.Command, []string) error { return nil },
 	}
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		var unknown *pflag.NotExistError
+		if errors.As(err, &unknown) {
+			err = fmt.Errorf("%w%s", err, pilotAgentHint(unknown.GetSpecifiedName()))
+		}
+		return usageError{err}
+	})
 	cmd.AddCommand(
 		runCommand(e), execCommand(e), reloadCommand(e), unloadCommand(e),
 		checkCommand(e), testCommand(e), diffCommand(e), replayCommand(e), explainCommand(e), flowsCommand(e), topCommand(e), suggestCommand(e), logLevelCommand(e), statusCommand(e),
-		demoCommand(e), demoClientCommand(e), probeCommand(e), versionCommand(e), commandTreeCommand(e),
+		demoCommand(e), demoClientCommand(e), probeCommand(e), versionCommand(e), commandTreeCommand(e), pilotAgentCommand(e),
 	)
 	return cmd
 }
