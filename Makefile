@@ -1,4 +1,4 @@
-# Words: build, image, packages, release, plugin, manifests, generate, test, test-ui, test-otlp, test-vm, test-node, kube-tools, attack, demo, bench, profile, soak, fuzz, bpf-coverage, lint, house, check-generated, clean.
+# Words: build, image, packages, release, plugin, manifests, generate, test, test-ui, test-otlp, test-conformance, test-vm, test-node, kube-tools, attack, demo, bench, profile, soak, fuzz, bpf-coverage, lint, house, check-generated, clean.
 SHELL   := /bin/bash
 GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
@@ -8,7 +8,7 @@ IMAGE   ?= egressd:$(VERSION)
 # programs. What is compiled stays the caller's, only the result runs as root.
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo env "PATH=$(PATH)" EGRESSD_CI=$(EGRESSD_CI) GOFLAGS=-buildvcs=false)
 
-.PHONY: all build image packages release plugin manifests generate check-generated test test-ui test-otlp test-vm test-node kube-tools attack demo bench profile soak fuzz bpf-coverage lint house clean help
+.PHONY: all build image packages release plugin manifests generate check-generated test test-ui test-otlp test-conformance test-vm test-node kube-tools attack demo bench profile soak fuzz bpf-coverage lint house clean help
 all: build
 
 # What the compiler takes for hot; "off" builds faster. "make profile" renews it.
@@ -64,6 +64,10 @@ test-ui: ## the web page in Chromium, which is installed if it is missing
 test-otlp: ## what the daemon sends by OTLP and in Zipkin's format, taken by the OpenTelemetry collector's receivers
 	hack/install-test-deps.sh test
 	$(GO) test -C hack/otlptest -count=1 $(if $(ROOT),-exec '$(ROOT)') $(TESTFLAGS) ./...
+
+test-conformance: ## the Gateway API's own conformance tests, with a node for each Gateway: some 20 minutes
+	hack/install-test-deps.sh test
+	$(GO) test -C hack/conformance -count=1 -timeout 60m $(if $(ROOT),-exec '$(ROOT)') $(TESTFLAGS) ./...
 
 test-vm: ## the kernel's part of the tests, on Debian's Linux 6.1 and 6.12 in QEMU
 	hack/vm/run

@@ -36,12 +36,12 @@ func TestCORS(t *testing.T) {
 		want    string
 	}{
 		{"preflight", full, "OPTIONS", "Origin: https://a.test; Access-Control-Request-Method: PUT", true,
-			"Allow-Credentials: true; Allow-Headers: x-a,x-b; Allow-Methods: GET,PUT; Allow-Origin: https://a.test; Max-Age: 90"},
+			"Allow-Credentials: true; Allow-Headers: x-a,x-b; Allow-Methods: GET,PUT; Allow-Origin: https://a.test; Expose-Headers: x-c; Max-Age: 90"},
 		{"preflight by a regex", full, "OPTIONS", "Origin: https://x.b.test; Access-Control-Request-Method: DELETE", true,
-			"Allow-Credentials: true; Allow-Headers: x-a,x-b; Allow-Methods: GET,PUT; Allow-Origin: https://x.b.test; Max-Age: 90"},
+			"Allow-Credentials: true; Allow-Headers: x-a,x-b; Allow-Methods: GET,PUT; Allow-Origin: https://x.b.test; Expose-Headers: x-c; Max-Age: 90"},
 		{"preflight of another origin is forwarded", full, "OPTIONS", "Origin: https://evil.test; Access-Control-Request-Method: PUT", false, ""},
 		{"preflight of another origin is answered", ignoring, "OPTIONS", "Origin: https://evil.test; Access-Control-Request-Method: PUT", true,
-			"Allow-Credentials: true; Allow-Headers: x-a,x-b; Allow-Methods: GET,PUT; Max-Age: 90"},
+			"Allow-Credentials: true; Allow-Headers: x-a,x-b; Allow-Methods: GET,PUT; Expose-Headers: x-c; Max-Age: 90"},
 		{"no origin", full, "OPTIONS", "Access-Control-Request-Method: PUT", false, ""},
 		{"no method", full, "OPTIONS", "Origin: https://a.test", false, "Allow-Credentials: true; Allow-Origin: https://a.test; Expose-Headers: x-c"},
 		{"all of everything", all, "OPTIONS", "Origin: https://evil.test; Access-Control-Request-Method: PATCH; Access-Control-Request-Headers: x-z", true,

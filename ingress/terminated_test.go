@@ -4,12 +4,15 @@ package ingress
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -161,5 +164,42 @@ func TestTLSToTCP(t *testing.T) {
 			t.Errorf("%s: %d bytes, %v", at, len(all), err)
 		}
 		c.Close()
+	}
+}
+
+// TestVisitorsProtocol: a visitor's HTTP/2 ends here, and a backend whose port has no
+// protocol is spoken to in HTTP/1.1; gRPC, which has HTTP/2 alone, in HTTP/2.
+func TestVisitorsProtocol(t *testing.T) {
+	dir := t.TempDir()
+	ca := newAuthority(t, "ca", nil)
+	roots := put(t, dir, "ca.pem", ca.pem)
+	s := ca.issue(t, dir, "a.example.com", nil, false)
+	backend := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_ = json.NewEncoder(w).Encode(seen{Proto: r.Proto})
+	}))
+	backend.Config.Protocols = new(http.Protocols)
+	backend.Config.Protocols.SetHTTP1(true)
+	backend.Config.Protocols.SetUnencryptedHTTP2(true)
+	backend.Start()
+	t.Cleanup(backend.Close)
+	port := freePort(t)
+	text := yaml(backend.Listener.Addr().String(), "", fmt.Sprintf("  - {port: {number: %d, name: https, protocol: HTTPS}, hosts: [a.example.com], tls: {mode: SIMPLE, serverCertificate: %q, privateKey: %q}}\n", port, s.certAt, s.keyAt))
+	for _, c := range []struct{ protocol, visitor, content, want string }{
+		{"", "--http2", "text/plain", "HTTP/1.1"},
+		{"", "--http2", "application/grpc", "HTTP/2.0"},
+		{"", "--http1.1", "text/plain", "HTTP/1.1"},
+		{"HTTP", "--http2", "application/grpc", "HTTP/1.1"},
+		{"HTTP2", "--http1.1", "text/plain", "HTTP/2.0"},
+	} {
+		t.Run(c.protocol+c.visitor+c.content, func(t *testing.T) {
+			r := newGateway(t, strings.Replace(text, "protocol: HTTP}, {number: 81", fmt.Sprintf("protocol: %q}, {number: 81", c.protocol), 1))
+			got, out, ok := visit(t, "127.0.0.1", port, "a.example.com", c.visitor, "--cacert", roots, "-H", "Content-Type: "+c.content)
+			if !ok || got.Proto != c.want {
+				t.Errorf("%v %s, want %s", ok, out, c.want)
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			_ = r.Shutdown(ctx) // another one takes the port
+		})
 	}
 }

@@ -3,15 +3,11 @@
 package admin
 
 import (
-	"bufio"
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/pprof"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/egressd/egressd/policy"
@@ -24,6 +20,8 @@ const (
 	PathListeners  = "/listeners"
 	PathStats      = "/stats"
 	PathServerInfo = "/server_info"
+	PathReady      = "/ready"
+	PathHelp       = "/help"
 	PathCerts      = "/certs"
 	PathProfile    = "/debug/pprof/"
 )
@@ -33,6 +31,14 @@ type About struct {
 	Version string
 	Started time.Time
 	Ready   bool
+}
+
+// state is what Envoy calls how far the daemon is.
+func (a About) state() string {
+	if a.Ready {
+		return "LIVE"
+	}
+	return "INITIALIZING"
 }
 
 // ListenerAt is a socket that the daemon listens on.
@@ -54,6 +60,9 @@ func (s View) familiar(mux *http.ServeMux, change bool) {
 	mux.HandleFunc("GET "+PathStats, func(w http.ResponseWriter, r *http.Request) { serveStats(w, r, stats) })
 	mux.Handle("GET /stats/prometheus", stats)
 	mux.HandleFunc("GET "+PathServerInfo, s.serveServer)
+	mux.HandleFunc("GET "+PathReady, s.serveState)
+	mux.HandleFunc("GET "+PathHelp, func(w http.ResponseWriter, _ *http.Request) { s.serveHelp(w, change) })
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { s.serveHelp(w, change) })
 	mux.HandleFunc("GET "+PathListeners, func(w http.ResponseWriter, r *http.Request) {
 		list := s.Listeners()
 		if r.URL.Query().Get("format") == "json" {
@@ -115,48 +124,10 @@ func (s View) changeLevels(w http.ResponseWriter, r *http.Request) {
 
 func (s View) serveServer(w http.ResponseWriter, _ *http.Request) {
 	about := s.Server()
-	state := "LIVE"
-	if !about.Ready {
-		state = "INITIALIZING"
-	}
 	writeJSON(w, map[string]any{
-		"version": about.Version, "state": state, "start_time": about.Started.UTC(),
+		"version": about.Version, "state": about.state(), "start_time": about.Started.UTC(),
 		"uptime_current_epoch": strconv.FormatInt(int64(time.Since(about.Started)/time.Second), 10) + "s",
 	})
-}
-
-// serveStats shows the metrics: a line each as Envoy does, as JSON, or for Prometheus.
-func serveStats(w http.ResponseWriter, r *http.Request, metrics *Page) {
-	format := r.URL.Query().Get("format")
-	if format == "prometheus" {
-		metrics.ServeHTTP(w, r)
-		return
-	}
-	type stat struct {
-		Name  string          `json:"name"`
-		Value json.RawMessage `json:"value"`
-	}
-	list := []stat{}
-	page := metrics.get(r)
-	for lines := bufio.NewScanner(bytes.NewReader(page.body)); lines.Scan(); {
-		line := lines.Text()
-		end := strings.LastIndexByte(line, ' ')
-		if end < 0 || line[0] == '#' {
-			continue
-		}
-		value := json.RawMessage(line[end+1:])
-		if !json.Valid(value) {
-			value, _ = json.Marshal(line[end+1:]) // +Inf, NaN
-		}
-		list = append(list, stat{line[:end], value})
-	}
-	if format == "json" {
-		writeJSON(w, map[string]any{"stats": list})
-		return
-	}
-	for _, s := range list {
-		fmt.Fprintf(w, "%s: %s\n", s.Name, s.Value)
-	}
 }
 
 // clusterLines are the destinations of all policies, by Istio's names of clusters.

@@ -49,6 +49,8 @@ func TestFamiliar(t *testing.T) {
 	read, change := view.Admin(false), view.Admin(true)
 	withCerts := view
 	withCerts.Certs = func() any { return []map[string]string{{"from": "Secret a/b"}} }
+	starting := view
+	starting.Server = func() About { return About{} }
 	view.Profile = true
 	profiled := view.Admin(false)
 	for _, c := range []struct {
@@ -64,6 +66,16 @@ func TestFamiliar(t *testing.T) {
 		{read, "GET", "/stats?format=json", 200, `"value": 7`},
 		{read, "GET", "/stats?format=prometheus", 200, "# TYPE a gauge\n"},
 		{read, "GET", "/stats/prometheus", 200, "# TYPE a gauge\n"},
+		{read, "GET", "/stats?format=html", 400, "usage: "},
+		{read, "GET", "/stats?filter=(", 400, "missing closing )"},
+		{read, "GET", "/ready", 200, "LIVE\n"},
+		{starting.Admin(false), "GET", "/ready", 503, "INITIALIZING\n"},
+		{read, "GET", "/help", 200, "  /stats: "},
+		{read, "GET", "/", 200, "admin commands are:\n"},
+		{read, "HEAD", "/clusters", 200, ""},
+		{read, "DELETE", "/stats", 405, ""},
+		{read, "POST", "/ready", 405, ""},
+		{read, "GET", "/quitquitquit", 404, ""},
 		{read, "GET", "/server_info", 200, `"state": "LIVE"`},
 		{read, "GET", "/server_info", 200, `"version": "v9"`},
 		{read, "GET", "/certs", 200, `"certificates": []`},
@@ -82,6 +94,76 @@ func TestFamiliar(t *testing.T) {
 		c.h.ServeHTTP(w, httptest.NewRequest(c.method, c.target, nil))
 		if w.Code != c.code || !strings.Contains(w.Body.String(), c.want) {
 			t.Errorf("%s %s: %d %s, want %d %q", c.method, c.target, w.Code, w.Body, c.code, c.want)
+		}
+	}
+}
+
+// TestHelpIsWhole: the list has the paths that are there, and no others.
+func TestHelpIsWhole(t *testing.T) {
+	view := familiarView(t)
+	for _, change := range []bool{false, true} {
+		h := view.Admin(change)
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest("GET", "/help", nil))
+		if changes := strings.Contains(w.Body.String(), "/unload"); changes != change {
+			t.Errorf("changes listed: %t, want %t:\n%s", changes, change, w.Body)
+		}
+		for line := range strings.Lines(w.Body.String()) {
+			path, _, ok := strings.Cut(strings.TrimSpace(line), ": ")
+			if !ok {
+				continue
+			}
+			// Nothing has the method of this name: what is there refuses it.
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, httptest.NewRequest("NOTHING", path, nil))
+			if w.Code != http.StatusMethodNotAllowed {
+				t.Errorf("%s: %d", path, w.Code)
+			}
+		}
+	}
+}
+
+// TestStatsThatAreAskedFor: by their names, or when they counted something; of a
+// histogram all or nothing.
+func TestStatsThatAreAskedFor(t *testing.T) {
+	const page = `# HELP a_total A.
+# TYPE a_total counter
+a_total{x="1"} 0
+a_total{x="2"} 3
+# HELP h H.
+# TYPE h histogram
+h_bucket{x="1",le="1"} 0
+h_bucket{x="1",le="+Inf"} 2
+h_sum{x="1"} 9
+h_count{x="1"} 2
+h_bucket{x="2",le="+Inf"} 0
+h_sum{x="2"} 0
+h_count{x="2"} 0
+# HELP z Z.
+# TYPE z gauge
+z 0
+`
+	metrics := NewPage(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
+		fmt.Fprint(w, page)
+	}))
+	for query, want := range map[string]string{
+		"filter=%5Ea_":                      "a_total{x=\"1\"}: 0\na_total{x=\"2\"}: 3\n",
+		"filter=total.*2&format=prometheus": "# HELP a_total A.\n# TYPE a_total counter\na_total{x=\"2\"} 3\n",
+		"usedonly&format=prometheus": "# HELP a_total A.\n# TYPE a_total counter\na_total{x=\"2\"} 3\n# HELP h H.\n# TYPE h histogram\n" +
+			"h_bucket{x=\"1\",le=\"1\"} 0\nh_bucket{x=\"1\",le=\"+Inf\"} 2\nh_sum{x=\"1\"} 9\nh_count{x=\"1\"} 2\n",
+		"usedonly&filter=z":       "",
+		"format=prometheus":       page,
+		"filter=z&format=json":    "{\n  \"stats\": [\n    {\n      \"name\": \"z\",\n      \"value\": 0\n    }\n  ]\n}\n",
+		"filter=nope&format=json": "{\n  \"stats\": []\n}\n",
+	} {
+		w := httptest.NewRecorder()
+		serveStats(w, httptest.NewRequest("GET", "/stats?"+query, nil), metrics)
+		if w.Body.String() != want {
+			t.Errorf("%s:\n%s\nwant\n%s", query, w.Body, want)
+		}
+		if strings.Contains(query, "prometheus") && w.Header().Get("Content-Type") != "text/plain; version=0.0.4" {
+			t.Errorf("%s: %s", query, w.Header())
 		}
 	}
 }

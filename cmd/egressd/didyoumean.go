@@ -17,6 +17,9 @@ func flagError(cmd *cobra.Command, err error) error {
 	if !errors.As(err, &unknown) || unknown.GetSpecifiedShortnames() != "" {
 		return usageError{err}
 	}
+	if hint := pilotAgentHint(unknown.GetSpecifiedName()); hint != "" {
+		return usageError{fmt.Errorf("%w%s", err, hint)}
+	}
 	var names []string
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
 		if !f.Hidden {

@@ -121,7 +121,7 @@ acts on its traffic, a Gateway is the entrance for the way in.`,
 	cmd.AddCommand(
 		runCommand(e), execCommand(e), reloadCommand(e), unloadCommand(e),
 		checkCommand(e), testCommand(e), diffCommand(e), replayCommand(e), explainCommand(e), flowsCommand(e), topCommand(e), suggestCommand(e), logLevelCommand(e), statusCommand(e),
-		demoCommand(e), demoClientCommand(e), probeCommand(e), versionCommand(e), commandTreeCommand(e),
+		demoCommand(e), demoClientCommand(e), probeCommand(e), versionCommand(e), commandTreeCommand(e), pilotAgentCommand(e),
 	)
 	return cmd
 }

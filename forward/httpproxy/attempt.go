@@ -337,7 +337,7 @@ func boundScheme(h field.List, name string) bool {
 }
 
 // wantsHTTP2 says whether u is spoken to in HTTP/2: its protocol decides;
-// without one, the client's. HTTP/1.1 upgrades have no HTTP/2 form here.
+// without one, a workload's. HTTP/1.1 upgrades have no HTTP/2 form here.
 func (x *exchange) wantsHTTP2(u *policy.Upstream) bool {
 	if x.r.ProtoMajor == 1 && message.UpgradeType(x.r.Header) != "" {
 		return false
@@ -356,7 +356,9 @@ func (x *exchange) wantsHTTP2(u *policy.Upstream) bool {
 	case policy.ProtocolHTTP2, policy.ProtocolGRPC:
 		return true
 	case policy.ProtocolUnset:
-		return x.r.ProtoMajor == 2
+		// A visitor's protocol ends at the gateway, whose own is HTTP/1.1 (istio pilot
+		// ClusterBuilder.setUpstreamProtocol); gRPC has HTTP/2 alone.
+		return x.r.ProtoMajor == 2 && (x.req.Visitor == nil || isGRPC(x.r))
 	}
 	return false
 }

@@ -5,6 +5,7 @@ package e2e
 import (
 	"encoding/json"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -193,7 +194,7 @@ func TestOriginateMutual(t *testing.T) {
 // not go out in plain text, nor does what a client says in their place.
 func TestCredentials(t *testing.T) {
 	t.Parallel()
-	n := prepare(t, map[string]string{}, nil, "--credentials-dir", "{dir}/keys", "--log-level", "debug")
+	n := prepare(t, map[string]string{}, nil, "--credentials-dir", "{dir}/keys", "--log-level", "debug", "--admin-address", "localhost:15000")
 	dir := filepath.Join(n.Dir(), "keys")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
@@ -220,7 +221,7 @@ spec:
 `
 	}
 	secret := func(value string) string {
-		return "---\napiVersion: v1\nkind: Secret\nmetadata: {name: api}\nstringData: {token: Bearer " + value + "}\n"
+		return "---\napiVersion: v1\nkind: Secret\nmetadata: {name: api}\nstringData: {token: Bearer " + value + ", tls.key: hush-key}\n"
 	}
 	n.write(t, "secret.yaml", secret("hush-secret-1"))
 	n.write(t, "api.yaml", nameEntry("api", api, "{number: 80, name: http, protocol: HTTP, targetPort: 443}")+
@@ -234,7 +235,7 @@ spec:
 		return a.status == 200 && strings.Join(e.Header["Authorization"], "|") == "Bearer "+secret && strings.Join(e.Header["X-Key"], "|") == file
 	}
 	for _, family := range []string{"-4", "-6"} {
-		if a := n.curl(t, n.in, family, "-H", "Authorization: mine", "http://"+api+"/x"); !has(a, "hush-secret-1", "hush-file-1") {
+		if a := n.curl(t, n.in, family, "-H", "Authorization: hush-mine", "http://"+api+"/x"); !has(a, "hush-secret-1", "hush-file-1") {
 			t.Errorf("%s: %+v", family, a)
 		}
 	}
@@ -261,8 +262,30 @@ spec:
 			t.Errorf("%s is empty, or has a token: %s", what, text)
 		}
 	}
+	n.tells(t, "http://"+api+"/", "hush")
 	eventually(t, soon, "the last good policy is kept", func() bool { _, err := os.Stat(filepath.Join(n.d.StateDir(), agent.LastGoodFile)); return err == nil })
 	if kept, err := os.ReadFile(filepath.Join(n.d.StateDir(), agent.LastGoodFile)); err != nil || strings.Contains(string(kept), "hush") {
 		t.Errorf("the last good policy has a token, or %v", err)
+	}
+}
+
+// tells fails when an answer of the admin interface that there is to read, by its own
+// list, has a word.
+func (n *node) tells(t *testing.T, target, word string) {
+	t.Helper()
+	const at = "http://127.0.0.1:15000"
+	paths := []string{"/ui/flows", "/ui/app.js"}
+	for line := range strings.Lines(n.curl(t, nil, at+"/help").body) {
+		if path, about, ok := strings.Cut(strings.TrimSpace(line), ": "); ok && !strings.HasPrefix(about, "POST") {
+			paths = append(paths, strings.Replace(path, "URL", url.QueryEscape(target), 1))
+		}
+	}
+	if len(paths) < 15 {
+		t.Errorf("the list has %q", paths)
+	}
+	for _, path := range paths {
+		if a := n.curl(t, nil, at+path); a.status != 200 || a.body == "" || strings.Contains(a.body, word) {
+			t.Errorf("%s: %d, %q", path, a.status, a.body)
+		}
 	}
 }

@@ -74,6 +74,7 @@ func (c *CORSFilter) Preflight(r *Request) ([]config.Header, bool) {
 	out.add("Access-Control-Allow-Credentials", c.credentials())
 	out.add("Access-Control-Allow-Methods", orAsked(c.methods, method))
 	out.add("Access-Control-Allow-Headers", orAsked(c.headers, first(r, "Access-Control-Request-Headers")))
+	out.add("Access-Control-Expose-Headers", c.expose) // as Envoy does
 	out.add("Access-Control-Max-Age", c.maxAge)
 	return out, true
 }

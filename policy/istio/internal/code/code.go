@@ -203,6 +203,7 @@ var notes = []Code{
 	{"EGD0921", "", "no ReferenceGrant of namespace %s lets a %s of namespace %s refer to the Service %s: what would go there is answered with 500"},
 	{"EGD0922", "", "the route is not acted on for the ServiceEntry %s: an HTTPRoute, or a VirtualService, can be"},
 	{"EGD0923", "", "listener %s has no certificate, and its connections are denied (no-certificate): %s"},
+	{"EGD0924", "", "a backend is a Service, or a Hostname of group %s, not kind %q of group %q%s: what would go there is answered with 500"},
 
 	{"EGD1001", "", "there is no Service of this name; the Endpoints are not used"},
 	{"EGD1002", "", "there is no Service %q (label %s); the EndpointSlice is not used"},

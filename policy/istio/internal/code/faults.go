@@ -395,7 +395,6 @@ var faults = []Code{
 	{"EGD0955", "", "type must be one of ['Exact', 'PathPrefix', 'RegularExpression']%s"},
 	{"EGD0955", "", "unsupported filter type %q%s"},
 	{"EGD0955", "", "from %q is not All, Same, Selector or None"},
-	{"EGD0955", "", "protocol %q is not one of HTTP, HTTPS, TCP, TLS, UDP%s"},
 	{"EGD0955", "", "tls mode %q is not Terminate or Passthrough"},
 	{"EGD0956", "", `%s: %q is not a duration; write it as "10s", "500ms" or "1m30s"`},
 	{"EGD0956", "", "an origin is a scheme and a host, with a port or without"},

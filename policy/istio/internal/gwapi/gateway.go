@@ -224,8 +224,9 @@ func (l *listener) protocol(out *policy.GatewayServer, granted func(namespace, s
 		l.unserved(pn, "UDP is not forwarded by gateways")
 		return nil, false
 	default:
-		g.Errorf(pn, "protocol %q is not one of HTTP, HTTPS, TCP, TLS, UDP%s", in.Protocol,
-			strictyaml.DidYouMean(string(in.Protocol), []string{"HTTP", "HTTPS", "TCP", "TLS"}))
+		// It is no matter of the others: a Gateway may have protocols of somebody's own.
+		l.unserved(pn, fmt.Sprintf("protocol %q is not one of HTTP, HTTPS, TCP, TLS%s", in.Protocol,
+			strictyaml.DidYouMean(string(in.Protocol), []string{"HTTP", "HTTPS", "TCP", "TLS"})))
 		return nil, false
 	}
 	switch {

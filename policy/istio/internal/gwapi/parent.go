@@ -179,15 +179,19 @@ type Grant struct {
 	V         *gateway.ReferenceGrantSpec
 }
 
+// ofGateway says whether a parent of the route is a Gateway.
+func (r *route) ofGateway() bool {
+	return slices.ContainsFunc(r.parents, func(p gateway.ParentReference) bool {
+		return value(p.Kind, "Gateway") == "Gateway" && value(p.Group, Group) == Group
+	})
+}
+
 // granted says whether a route of a Gateway may refer to a Service: one of its own
 // namespace, or one that a ReferenceGrant there lets it refer to. Routes of
 // ServiceEntries are for workloads, which reach the Service themselves.
 func (t *translator) granted(r *route, namespace, service string) bool {
 	from := r.ref.Namespace
-	ofGateway := slices.ContainsFunc(r.parents, func(p gateway.ParentReference) bool {
-		return value(p.Kind, "Gateway") == "Gateway" && value(p.Group, Group) == Group
-	})
-	if from == namespace || !ofGateway {
+	if from == namespace || !r.ofGateway() {
 		return true
 	}
 	return slices.ContainsFunc(t.grants, func(g Grant) bool {

@@ -109,6 +109,11 @@ func (l *translator) backend(o *route, at *strictyaml.Node, ref gateway.BackendO
 	var out policy.Destination
 	group, kind := value(ref.Group, ""), value(ref.Kind, "Service")
 	switch {
+	case o.ofGateway() && !(kind == "Hostname" && group == model.NetworkingGroup) && !(kind == "Service" && group == ""):
+		// What is wrong with one backend is no matter of the others.
+		o.Warnf(at.At("kind"), "a backend is a Service, or a Hostname of group %s, not kind %q of group %q%s: what would go there is answered with 500", model.NetworkingGroup, kind, group,
+			strictyaml.DidYouMean(string(kind), []string{"Hostname", "Service"}))
+		return out
 	case kind == "Hostname" && group == model.NetworkingGroup:
 		if ref.Namespace != nil {
 			o.Errorf(at.KeyOf("namespace"), "namespace may not be set with Hostname type")

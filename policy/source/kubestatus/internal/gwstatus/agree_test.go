@@ -208,7 +208,7 @@ spec:
 apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
 metadata: {name: default, namespace: shop}
-spec: {gatewayClassName: egressd, listeners: [{name: http, port: 80, protocol: HTTP}]}
+spec: {gatewayClassName: egressd, listeners: [{name: http, port: 80, protocol: HTTP}, {name: odd, port: 81, protocol: example.com/x}]}
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
@@ -218,7 +218,7 @@ spec: {gatewayClassName: theirs, listeners: [{name: http, port: 80, protocol: HT
 apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
 metadata: {name: broken, namespace: shop}
-spec: {gatewayClassName: egressd, listeners: [{name: http, port: 80, protocol: HTTP}, {name: odd, port: 81, protocol: example.com/x}]}
+spec: {gatewayClassName: egressd, listeners: [{name: http, port: 80, protocol: HTTP}, {name: odd, port: 81, protocol: HTTP, hostname: "*"}]}
 ---
 apiVersion: v1
 kind: Namespace
