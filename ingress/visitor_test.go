@@ -179,9 +179,20 @@ func TestRedirectBeside(t *testing.T) {
   - {port: {number: %d, name: https, protocol: HTTPS}, hosts: [s.example.com], tls: {mode: SIMPLE, serverCertificate: %q, privateKey: %q}}
 `, port, over, s.certAt, s.keyAt)))
 	for _, at := range loopbacks {
-		out, ok := curl(t, "-o", "/dev/null", "-w", "%{http_code} %{redirect_url}", "-H", "Host: s.example.com", "http://"+net.JoinHostPort(at, fmt.Sprint(port))+"/x")
-		if !ok || out != "301 https://s.example.com/x" {
-			t.Errorf("%s: %s", at, out)
+		for _, c := range []struct {
+			host, want string
+			args       []string
+		}{
+			{"s.example.com", "301 https://s.example.com/x/%2F?a=b&c", nil},
+			{"s.example.com:8080", "301 https://s.example.com:8080/x/%2F?a=b&c", nil}, // as Envoy: the port is the client's
+			{"s.example.com", "301 https://s.example.com/x/%2F?a=b&c", []string{"--http2-prior-knowledge"}},
+			{"s.example.com", "301 https://s.example.com/x/%2F?a=b&c", []string{"-d", "body"}},
+			{"other.example.com", "404 ", nil},
+		} {
+			out, ok := curl(t, append(c.args, "-o", "/dev/null", "-w", "%{http_code} %{redirect_url}", "-H", "Host: "+c.host, "http://"+net.JoinHostPort(at, fmt.Sprint(port))+"/x/%2F?a=b&c")...)
+			if !ok || out != c.want {
+				t.Errorf("%s of %s %v: %s", at, c.host, c.args, out)
+			}
 		}
 		if _, out, ok := visit(t, at, over, "s.example.com", "--cacert", roots); !ok {
 			t.Errorf("%s over TLS: %s", at, out)
