@@ -13,9 +13,10 @@ import (
 )
 
 // AllowItem is what --allow would name to allow a denied flow; "" where nothing that it
-// could name would, or where it is not known which of several names was meant.
+// could name would, or where it is not known which of several names was meant. What a
+// visitor of a Gateway was denied is none of it: a ServiceEntry opens the way out.
 func AllowItem(e *flow.Event) string {
-	if !e.Denied() || len(e.Names) > 1 {
+	if !e.Denied() || len(e.Names) > 1 || e.Layer == flow.Ingress {
 		return ""
 	}
 	w := DeniedTarget{Name: e.Name, Transport: e.Transport, Speaks: spoken(*e)}

@@ -38,6 +38,7 @@ func TestAllowItem(t *testing.T) {
 		"reverse lookup": {flow.Event{Kind: flow.Query, Name: "1.2.0.192.in-addr.arpa", Transport: policy.UDP, Reason: policy.ReasonName}, ""},
 		"no such name":   {flow.Event{Name: "a_b.example", Dst: v4, Transport: policy.TCP, Reason: policy.ReasonName}, ""},
 		"wildcard":       {flow.Event{Kind: flow.Query, Name: "*.example", Transport: policy.UDP, Reason: policy.ReasonName}, ""},
+		"visitor":        {flow.Event{Layer: flow.Ingress, Name: "a.example", Dst: at(443), Proto: "tls", Transport: policy.TCP, Reason: policy.ReasonName}, ""},
 		"hostile":        {flow.Event{Name: "a.example;reboot", Dst: v4, Transport: policy.TCP, Reason: policy.ReasonName}, ""},
 	} {
 		got := AllowItem(&c.e)

@@ -3,10 +3,13 @@
 package ingress
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,6 +19,7 @@ import (
 
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/handover"
+	"github.com/egressd/egressd/policy"
 )
 
 // atSocket is a server at a unix socket.
@@ -137,6 +141,65 @@ func TestSocketTLS(t *testing.T) {
 	if out := asks(t, secure, getOnce); strings.HasPrefix(out, "HTTP/1.1 200 ") {
 		t.Errorf("plain text where TLS is spoken: %q", out)
 	}
+}
+
+// TestSocketModes: TLS passes a unix socket by its SNI, and ends at one that asks for a
+// client certificate, as at ports; what is asked there is asked of everybody.
+func TestSocketModes(t *testing.T) {
+	r, dir, backend := newSockets(t)
+	ca, others := newAuthority(t, "ca", nil), newAuthority(t, "others", nil)
+	roots := put(t, dir, "ca.pem", ca.pem)
+	pair := ca.issue(t, dir, "s.example.com", nil, false)
+	client, stranger := ca.issue(t, dir, "client", nil, false), others.issue(t, dir, "stranger", nil, false)
+	behind := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "behind ", r.TLS.ServerName) }))
+	keys, err := tls.LoadX509KeyPair(pair.certAt, pair.keyAt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	behind.TLS = &tls.Config{Certificates: []tls.Certificate{keys}}
+	behind.StartTLS()
+	t.Cleanup(behind.Close)
+	_, port, _ := net.SplitHostPort(behind.Listener.Addr().String())
+	pass, mutual := filepath.Join(dir, "pass.sock"), filepath.Join(dir, "mutual.sock")
+	r.apply(t, yaml(backend, "", atSocket(pass, "TLS", ", tls: {mode: PASSTHROUGH}")+
+		atSocket(mutual, "HTTPS", fmt.Sprintf(", tls: {mode: MUTUAL, serverCertificate: %q, privateKey: %q, caCertificates: %q}", pair.certAt, pair.keyAt, roots)))+`---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: behind, namespace: default}
+spec:
+  hosts: [behind.internal]
+  resolution: STATIC
+  ports: [{number: 443, name: tls, protocol: TLS}]
+  endpoints: [{address: 127.0.0.1, ports: {tls: `+port+`}}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: behind, namespace: default}
+spec:
+  hosts: [s.example.com]
+  gateways: [gw]
+  tls: [{match: [{sniHosts: [s.example.com]}], route: [{destination: {host: behind.internal, port: {number: 443}}}]}]
+`)
+	if out, ok := curl(t, "--unix-socket", pass, "--cacert", roots, "https://s.example.com/"); !ok || out != "behind s.example.com" {
+		t.Errorf("passed through: %s", out)
+	}
+	if out, ok := curl(t, "--unix-socket", pass, "--insecure", "https://other.example.com/"); ok {
+		t.Errorf("an SNI of no rule: %s", out)
+	}
+	as := func(c *issued) []string {
+		return []string{"--unix-socket", mutual, "--cacert", roots, "--cert", c.certAt, "--key", c.keyAt, "https://s.example.com/x"}
+	}
+	if got := told(t, mutual, as(client)[2:]...); got.Path != "/x" || !strings.Contains(got.Header.Get("X-Forwarded-Client-Cert"), "CN=client") {
+		t.Errorf("with a certificate: %+v", got)
+	}
+	if out, ok := curl(t, as(stranger)...); ok {
+		t.Errorf("with another CA's certificate: %s", out)
+	}
+	if out, ok := curl(t, "--unix-socket", mutual, "--cacert", roots, "https://s.example.com/x"); ok {
+		t.Errorf("without a certificate: %s", out)
+	}
+	r.denied(t, policy.ReasonClientCertificate, "")
+	r.denied(t, policy.ReasonName, "")
 }
 
 // TestSocketPlaces: sockets are where the operator lets them be, what others have there

@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -229,7 +230,14 @@ func TestMutual(t *testing.T) {
 	revoked := ca.issue(t, dir, "revoked", nil, false)
 	stranger := others.issue(t, dir, "stranger", nil, false)
 	old := ca.issue(t, dir, "old", func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }, false)
-	crl := put(t, dir, "crl.pem", ca.revoke(t, time.Now().Add(time.Hour), revoked.cert))
+	below := newAuthority(t, "below", ca)
+	deep, deepRevoked := below.issue(t, dir, "deep", nil, false), below.issue(t, dir, "deep-revoked", nil, false)
+	later := time.Now().Add(time.Hour)
+	own, ofBelow := ca.revoke(t, later, revoked.cert), below.revoke(t, later, deepRevoked.cert)
+	crl := put(t, dir, "crl.pem", own)
+	crls := put(t, dir, "crls.pem", slices.Concat(own, ofBelow))
+	past := put(t, dir, "past.pem", slices.Concat(ca.revoke(t, time.Now().Add(-time.Minute)), ofBelow))
+	cut := put(t, dir, "cut.pem", slices.Concat(ca.revoke(t, later, below.cert), ofBelow))
 	port := freePort(t)
 	server := func(name, mode, more string) string {
 		return fmt.Sprintf("  - {port: {number: %d, name: %s, protocol: HTTPS}, hosts: [%s.example.com], tls: {mode: %s, serverCertificate: %q, privateKey: %q, caCertificates: %q%s}}\n",
@@ -237,7 +245,8 @@ func TestMutual(t *testing.T) {
 	}
 	r := newGateway(t, yaml(origin(t), "", server("must", "MUTUAL", "")+server("may", "OPTIONAL_MUTUAL", "")+
 		server("named", "MUTUAL", ", subjectAltNames: [spiffe://cluster.local/ns/shop/sa/web]")+
-		server("listed", "MUTUAL", fmt.Sprintf(", caCrl: %q", crl))))
+		server("listed", "MUTUAL", fmt.Sprintf(", caCrl: %q", crl))+server("lists", "MUTUAL", fmt.Sprintf(", caCrl: %q", crls))+
+		server("past", "MUTUAL", fmt.Sprintf(", caCrl: %q", past))+server("cut", "OPTIONAL_MUTUAL", fmt.Sprintf(", caCrl: %q", cut))))
 	for _, c := range []struct {
 		host   string
 		client *issued
@@ -246,7 +255,11 @@ func TestMutual(t *testing.T) {
 		{"must", good, true}, {"must", plain, true}, {"must", nil, false}, {"must", stranger, false}, {"must", old, false}, {"must", revoked, true},
 		{"may", good, true}, {"may", nil, true}, {"may", stranger, false},
 		{"named", good, true}, {"named", plain, false}, {"named", nil, false},
-		{"listed", good, true}, {"listed", revoked, false},
+		{"must", deep, true}, {"must", deepRevoked, true},
+		{"listed", good, true}, {"listed", revoked, false}, {"listed", deep, false}, // no list of the CA below
+		{"lists", good, true}, {"lists", revoked, false}, {"lists", deep, true}, {"lists", deepRevoked, false},
+		{"past", good, false}, {"past", deep, false},
+		{"cut", good, true}, {"cut", deep, false}, {"cut", nil, true}, // the CA below is revoked
 	} {
 		for i, at := range loopbacks {
 			version := []string{"--tlsv1.3", "--tls-max=1.2"}[i]
@@ -274,6 +287,8 @@ func TestMutual(t *testing.T) {
 	r.denied(t, policy.ReasonClientCertificate, "didn't provide a certificate")
 	r.denied(t, policy.ReasonClientCertificate, "unknown authority")
 	r.denied(t, policy.ReasonClientCertificate, "revoked")
+	r.denied(t, policy.ReasonClientCertificate, "there is no list of revoked certificates of CN=below")
+	r.denied(t, policy.ReasonClientCertificate, "has run out")
 	r.denied(t, policy.ReasonClientCertificate, "subjectAltNames")
 }
 

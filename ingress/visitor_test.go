@@ -179,12 +179,70 @@ func TestRedirectBeside(t *testing.T) {
   - {port: {number: %d, name: https, protocol: HTTPS}, hosts: [s.example.com], tls: {mode: SIMPLE, serverCertificate: %q, privateKey: %q}}
 `, port, over, s.certAt, s.keyAt)))
 	for _, at := range loopbacks {
-		out, ok := curl(t, "-o", "/dev/null", "-w", "%{http_code} %{redirect_url}", "-H", "Host: s.example.com", "http://"+net.JoinHostPort(at, fmt.Sprint(port))+"/x")
-		if !ok || out != "301 https://s.example.com/x" {
-			t.Errorf("%s: %s", at, out)
+		for _, c := range []struct {
+			host, want string
+			args       []string
+		}{
+			{"s.example.com", "301 https://s.example.com/x/%2F?a=b&c", nil},
+			{"s.example.com:8080", "301 https://s.example.com:8080/x/%2F?a=b&c", nil}, // as Envoy: the port is the client's
+			{"s.example.com", "301 https://s.example.com/x/%2F?a=b&c", []string{"--http2-prior-knowledge"}},
+			{"s.example.com", "301 https://s.example.com/x/%2F?a=b&c", []string{"-d", "body"}},
+			{"other.example.com", "404 ", nil},
+		} {
+			out, ok := curl(t, append(c.args, "-o", "/dev/null", "-w", "%{http_code} %{redirect_url}", "-H", "Host: "+c.host, "http://"+net.JoinHostPort(at, fmt.Sprint(port))+"/x/%2F?a=b&c")...)
+			if !ok || out != c.want {
+				t.Errorf("%s of %s %v: %s", at, c.host, c.args, out)
+			}
 		}
 		if _, out, ok := visit(t, at, over, "s.example.com", "--cacert", roots); !ok {
 			t.Errorf("%s over TLS: %s", at, out)
+		}
+	}
+}
+
+// TestNothingInternalIsTold: what a visitor is answered when a route leads nowhere names
+// the host that it asked for, and neither a name, an address nor a file behind the gateway.
+func TestNothingInternalIsTold(t *testing.T) {
+	port := freePort(t)
+	entry := func(name, endpoint, more string) string {
+		return fmt.Sprintf(`apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: %[1]s}
+spec:
+  hosts: [%[1]s.hush.internal]
+  resolution: STATIC
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  endpoints: [{address: "%[2]s", ports: {http: %[3]d}}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: %[1]s}
+spec: {host: %[1]s.hush.internal, trafficPolicy: {%[4]s}}
+---
+`, name, endpoint, freePort(t), more)
+	}
+	const patient = "connectionPool: {tcp: {connectTimeout: 5s}}"
+	text := entry("dead", "127.0.0.1", patient) + entry("local", "127.0.0.2", patient) + entry("metadata", "169.254.169.254", patient) + entry("mesh", "127.0.0.1", "tls: {mode: ISTIO_MUTUAL}")
+	text += "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: app, namespace: default}\nspec:\n  hosts: [\"*\"]\n  gateways: [gw]\n  http:\n"
+	paths := map[string]string{"dead": "503", "local": "502", "metadata": "502", "mesh": "502", "unknown": "503"}
+	for name := range paths {
+		text += fmt.Sprintf("  - {match: [{uri: {exact: /%[1]s}}], route: [{destination: {host: %[1]s.hush.internal, port: {number: 80}}}]}\n", name)
+	}
+	newGateway(t, text+"---\napiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: gw, namespace: default}\nspec:\n  selector: {istio: ingressgateway}\n  servers:\n"+plain(port))
+	for _, at := range loopbacks {
+		for name, want := range paths {
+			for _, more := range [][]string{nil, {"--http2-prior-knowledge"}, {"-H", "Content-Type: application/grpc"}} {
+				out, ok := curl(t, append(more, "-i", "-H", "Host: shop.example.com", "http://"+net.JoinHostPort(at, fmt.Sprint(port))+"/"+name)...)
+				status, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(out, "HTTP/1.1 "), "HTTP/2 "), " ")
+				if !ok || status != want && len(more) < 2 || !strings.Contains(out, "shop.example.com") {
+					t.Errorf("%s at %s %v: %s", name, at, more, out)
+				}
+				for _, inner := range []string{"hush", "127.0.0.1", "127.0.0.2", "169.254"} {
+					if strings.Contains(out, inner) {
+						t.Errorf("%s at %s %v tells of %s: %s", name, at, more, inner, out)
+					}
+				}
+			}
 		}
 	}
 }

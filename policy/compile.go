@@ -52,6 +52,7 @@ func (b *builder) compile() (*Snapshot, error) {
 	out := &Snapshot{index: b.index}
 	b.policies(out)
 	out.listeners = b.listeners(out)
+	b.conflicts()
 	out.warnings = b.warnings
 	if len(b.errs) > 0 {
 		return nil, errors.Join(b.errs...)

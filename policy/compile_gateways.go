@@ -4,6 +4,7 @@ package policy
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -53,24 +54,60 @@ type sniRule struct {
 	gateway string
 }
 
+// socketPlace is where servers listen.
+type socketPlace struct {
+	at   netip.AddrPort
+	unix string
+}
+
+func placeOfServer(s *GatewayServer) socketPlace {
+	return socketPlace{netip.AddrPortFrom(s.Bind, s.Port), s.Unix}
+}
+
+// conflicts says which servers cannot share a port, when it is not known whose gateway
+// the node is: those of Gateways that select the same nodes. Else listeners says it.
+func (b *builder) conflicts() {
+	if len(b.cfg.GatewaySelector) > 0 {
+		return
+	}
+	type key struct {
+		selector string
+		socketPlace
+	}
+	var order []key
+	together := map[key][]server{}
+	for _, g := range b.cfg.Gateways {
+		if g.Listener != "" {
+			continue // the Gateway API has rules of its own for them
+		}
+		for i := range g.Servers {
+			s := &g.Servers[i]
+			k := key{fmt.Sprint(g.Selector), placeOfServer(s)}
+			if together[k] == nil {
+				order = append(order, k)
+			}
+			together[k] = append(together[k], serverOf(g, s, g.Ref.Namespace))
+		}
+	}
+	for _, k := range order {
+		b.merge(together[k])
+	}
+}
+
 // listeners compiles the Gateways of this node, merged by address and port.
 func (b *builder) listeners(out *Snapshot) []*GatewayListener {
-	type place struct {
-		at   netip.AddrPort
-		unix string
-	}
-	byAddress := map[place][]server{}
+	byAddress := map[socketPlace][]server{}
 	for _, g := range b.cfg.Gateways {
 		if !b.selects(g) {
 			continue
 		}
 		for i := range g.Servers {
 			s := &g.Servers[i]
-			k := place{netip.AddrPortFrom(s.Bind, s.Port), s.Unix}
+			k := placeOfServer(s)
 			byAddress[k] = append(byAddress[k], serverOf(g, s, g.Ref.Namespace))
 		}
 	}
-	keys := slices.SortedFunc(maps.Keys(byAddress), func(x, y place) int {
+	keys := slices.SortedFunc(maps.Keys(byAddress), func(x, y socketPlace) int {
 		return cmp.Or(cmp.Compare(x.at.Port(), y.at.Port()), x.at.Addr().Compare(y.at.Addr()), cmp.Compare(x.unix, y.unix))
 	})
 	var all []*GatewayListener
@@ -159,13 +196,13 @@ func (b *builder) newGatewayPort(servers []server, labels map[string]string) *ga
 // one SNI twice.
 func (b *builder) merge(servers []server) []server {
 	var kept []server
-	known := map[hostname.Pattern]bool{}
+	known := map[hostname.Pattern]string{} // whose they are
 	for _, s := range servers {
 		if len(kept) > 0 {
 			first := kept[0]
 			if first.Protocol.IsTLS() != s.Protocol.IsTLS() || !s.Protocol.IsTLS() && !(first.Protocol.IsHTTP() && s.Protocol.IsHTTP()) {
-				b.warnf(s.Ref, "skipping server on gateway %s port %s.%d.%s: conflict with existing server %d.%s of gateway %s",
-					s.gateway, s.Name, s.Port, s.Protocol, first.Port, first.Protocol, first.gateway)
+				b.warnf(s.Ref, "skipping server on gateway %s: %s for %s has a conflict with the server for %s of gateway %s; TLS, HTTP and other plain text share no port, and what is not HTTP shares it with nobody: give the server a port of its own",
+					s.gateway, placeOf(s.Unix, s.Port), s.Protocol, first.Protocol, first.gateway)
 				continue
 			}
 		}
@@ -174,13 +211,14 @@ func (b *builder) merge(servers []server) []server {
 				b.warnf(s.Ref, "skipping server on gateway %s: AUTO_PASSTHROUGH is between the clusters of a mesh", s.gateway)
 				continue
 			}
-			twice := func(h hostname.Pattern) bool { return known[h] }
+			twice := func(h hostname.Pattern) bool { return known[h] != "" }
 			if i := slices.IndexFunc(s.Hosts, twice); i >= 0 {
-				b.warnf(s.Ref, "skipping server on gateway %s, duplicate host names: [%s]", s.gateway, s.Hosts[i])
+				b.warnf(s.Ref, "skipping server on gateway %s, duplicate host names: [%s]; gateway %s has a server with TLS for it on %s already, and none of this one's hosts is served",
+					s.gateway, s.Hosts[i], known[s.Hosts[i]], placeOf(s.Unix, s.Port))
 				continue
 			}
 			for _, h := range s.Hosts {
-				known[h] = true
+				known[h] = s.gateway
 			}
 		}
 		kept = append(kept, s)

@@ -51,9 +51,9 @@ func TestGatewayConflicts(t *testing.T) {
 		warning string
 	}{
 		"http twice":     {[]GatewayServer{gatewayServer("a", 80, ProtocolHTTP, nil, "*"), gatewayServer("b", 80, ProtocolHTTP2, nil, "*")}, "a b", ""},
-		"http and tls":   {[]GatewayServer{gatewayServer("a", 80, ProtocolHTTP, nil, "*"), gatewayServer("b", 80, ProtocolTLS, tls, "*")}, "a", "conflict with existing server 80.HTTP"},
-		"tls and http":   {[]GatewayServer{gatewayServer("a", 80, ProtocolTLS, tls, "*"), gatewayServer("b", 80, ProtocolHTTP, nil, "*")}, "a", "conflict with existing server 80.TLS"},
-		"tcp twice":      {[]GatewayServer{gatewayServer("a", 80, ProtocolTCP, nil, "*"), gatewayServer("b", 80, ProtocolTCP, nil, "*")}, "a", "conflict with existing server 80.TCP"},
+		"http and tls":   {[]GatewayServer{gatewayServer("a", 80, ProtocolHTTP, nil, "*"), gatewayServer("b", 80, ProtocolTLS, tls, "*")}, "a", "conflict with the server for HTTP"},
+		"tls and http":   {[]GatewayServer{gatewayServer("a", 80, ProtocolTLS, tls, "*"), gatewayServer("b", 80, ProtocolHTTP, nil, "*")}, "a", "conflict with the server for TLS"},
+		"tcp twice":      {[]GatewayServer{gatewayServer("a", 80, ProtocolTCP, nil, "*"), gatewayServer("b", 80, ProtocolTCP, nil, "*")}, "a", "conflict with the server for TCP"},
 		"tls twice":      {[]GatewayServer{gatewayServer("a", 80, ProtocolTLS, tls, "a.b"), gatewayServer("b", 80, ProtocolHTTPS, tls, "c.b")}, "a b", ""},
 		"one sni twice":  {[]GatewayServer{gatewayServer("a", 80, ProtocolTLS, tls, "a.b"), gatewayServer("b", 80, ProtocolTLS, tls, "a.b")}, "a", "duplicate host names: [a.b]"},
 		"auto":           {[]GatewayServer{gatewayServer("a", 80, ProtocolTLS, &ServerTLS{Mode: ServerAutoPassthrough}, "a.b")}, "", "AUTO_PASSTHROUGH"},
@@ -73,6 +73,12 @@ func TestGatewayConflicts(t *testing.T) {
 		}
 		if strings.Join(kept, " ") != c.kept || len(said) > 1 || (len(said) == 1) != (c.warning != "") || !strings.Contains(strings.Join(said, ""), c.warning) {
 			t.Errorf("%s: kept %v, said %q", name, kept, said)
+		}
+		// Who checks files does not say whose gateway a node is.
+		anywhere := served(c.servers...)
+		anywhere.GatewaySelector = nil
+		if w := mustCompile(t, anywhere).Warnings(); c.warning != "exclude each other" && (len(w) != len(said) || len(w) == 1 && w[0].Text != said[0]) {
+			t.Errorf("%s: without a node's labels it says %v, with them %q", name, w, said)
 		}
 	}
 }

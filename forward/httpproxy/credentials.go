@@ -3,6 +3,8 @@
 package httpproxy
 
 import (
+	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/egressd/egressd/forward/message"
@@ -21,10 +23,13 @@ func hostOf(authority string) string {
 }
 
 // withhold takes out of a request what credentials are to be set to: a client's own
-// values never go out in their place.
+// values never go out in their place, in the trailer neither.
 func withhold(o *message.Outgoing, list []policy.HeaderCredential) {
 	o.Credentials = list
 	unset(&o.Header, list)
+	o.Trailer = slices.DeleteFunc(o.Trailer, func(name string) bool {
+		return slices.ContainsFunc(list, func(c policy.HeaderCredential) bool { return strings.EqualFold(c.Name, name) })
+	})
 }
 
 // unset takes the fields of credentials out of a message.
@@ -34,8 +39,13 @@ func unset(h *field.List, list []policy.HeaderCredential) {
 	}
 }
 
-// authorize sets the credentials of a request that is about to be sent on c.
+// authorize sets the credentials of a request that is about to be sent on c. A server
+// answers TRACE with the request that it got, which would show the client the values
+// (RFC 9110, 9.3.8).
 func (x *exchange) authorize(c *upstream.HTTPConn, u *policy.Upstream, out *message.Outgoing) error {
+	if len(out.Credentials) > 0 && out.Method == http.MethodTrace {
+		return &upstream.DialError{Err: &originate.TransportError{Why: policy.ReasonCredential, Text: "a server answers TRACE with the headers that it got, so none goes out with a value from a Secret or a file"}}
+	}
 	for i := range out.Credentials {
 		if !c.Secured() {
 			return &upstream.DialError{Err: &originate.TransportError{Why: policy.ReasonCredential, Text: "a value from a Secret or a file goes out only by TLS that a DestinationRule has egressd originate, and none does for " + u.Host}}

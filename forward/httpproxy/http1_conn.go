@@ -424,7 +424,7 @@ func (h *http1Conn) refuse(err error) {
 		return
 	}
 	h.refused, h.unread = e.Reason, true
-	text := "egressd: bad request: " + e.Reason + "\n"
+	text := "egressd: bad request: " + e.Reason
 	_ = h.nc.SetWriteDeadline(time.Now().Add(h.conn.core.o.StallTimeout))
 	h.answer.reset(1)
 	h.answer.header.Add("Content-Type", "text/plain")

@@ -267,6 +267,9 @@ func (x *exchange) host() (string, error) {
 // deny answers a denial of name.
 func (x *exchange) deny(reason policy.Reason, name string) {
 	x.decision.Verdict, x.reason = policy.Deny, reason
+	if x.conn.Info.Layer == flow.Ingress {
+		name = x.req.Host // a visitor is not told of names behind the gateway
+	}
 	noRoute := reason == policy.ReasonNoRoute ||
 		x.conn.Info.Layer == flow.Ingress && (reason == policy.ReasonName || reason == policy.ReasonNoRule)
 	if noRoute {

@@ -96,7 +96,7 @@ func (a *authority) issue(t *testing.T, name string, change func(*x509.Certifica
 // revokes writes the list of what a has revoked.
 func (a *authority) revokes(t *testing.T, next time.Time, list ...*x509.Certificate) string {
 	t.Helper()
-	tmpl := &x509.RevocationList{Number: big.NewInt(time.Now().UnixNano()), ThisUpdate: time.Now().Add(-2 * time.Hour), NextUpdate: next}
+	tmpl := &x509.RevocationList{Number: big.NewInt(time.Now().UnixNano()), ThisUpdate: next.Add(-3 * time.Hour), NextUpdate: next}
 	for _, c := range list {
 		tmpl.RevokedCertificateEntries = append(tmpl.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: c.SerialNumber, RevocationTime: time.Now()})
 	}
@@ -105,6 +105,20 @@ func (a *authority) revokes(t *testing.T, next time.Time, list ...*x509.Certific
 		t.Fatal(err)
 	}
 	return write(t, filepath.Join(t.TempDir(), "crl"), pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der}))
+}
+
+// join is a file of several.
+func join(t *testing.T, files ...string) string {
+	t.Helper()
+	var all []byte
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, data...)
+	}
+	return write(t, filepath.Join(t.TempDir(), "joined"), all)
 }
 
 func write(t *testing.T, name string, data []byte) string {
@@ -235,6 +249,12 @@ func TestVerify(t *testing.T) {
 		{"not revoked", good, simple(func(c *policy.ClientTLS) { c.CRL = ca.revokes(t, later, uri.Leaf) }), "", "sni="},
 		{"revoked", good, simple(func(c *policy.ClientTLS) { c.CRL = ca.revokes(t, later, good.Leaf) }), policy.ReasonTLSVerify, "revoked"},
 		{"old list", good, simple(func(c *policy.ClientTLS) { c.CRL = ca.revokes(t, time.Now().Add(-time.Hour)) }), policy.ReasonTLSVerify, "before"},
+		{"an old list before the new one", good, simple(func(c *policy.ClientTLS) {
+			c.CRL = join(t, ca.revokes(t, later.Add(-time.Minute)), ca.revokes(t, later, good.Leaf))
+		}), policy.ReasonTLSVerify, "revoked"},
+		{"an old list behind the new one", good, simple(func(c *policy.ClientTLS) {
+			c.CRL = join(t, ca.revokes(t, later, uri.Leaf), ca.revokes(t, time.Now().Add(-time.Hour), good.Leaf))
+		}), "", "sni="},
 		{"another's list", good, simple(func(c *policy.ClientTLS) { c.CRL = other.revokes(t, later) }), policy.ReasonTLSVerify, "no list"},
 		{"no CA file", good, simple(func(c *policy.ClientTLS) { c.CA = "/nonexistent/ca" }), policy.ReasonTLSCredential, "/nonexistent/ca"},
 		{"no Secret", good, simple(func(c *policy.ClientTLS) { c.Secret = "ns/none" }), policy.ReasonTLSCredential, "Secret ns/none"},

@@ -177,17 +177,21 @@ func (v *verifier) unrevoked(chain []*x509.Certificate) error {
 	return nil
 }
 
+// listOf is the newest list of an issuer: files have old ones in front of new ones.
 func (v *verifier) listOf(issuer *x509.Certificate) (*x509.RevocationList, error) {
+	var newest *x509.RevocationList
 	for _, l := range v.material.CRLs {
-		if l.CheckSignatureFrom(issuer) != nil {
-			continue
+		if (newest == nil || l.ThisUpdate.After(newest.ThisUpdate)) && l.CheckSignatureFrom(issuer) == nil {
+			newest = l
 		}
-		if !l.NextUpdate.IsZero() && v.now().After(l.NextUpdate) {
-			return nil, fmt.Errorf("the list of certificates that %q revoked is of before %s", issuer.Subject.String(), l.NextUpdate.UTC().Format(time.RFC3339))
-		}
-		return l, nil
 	}
-	return nil, fmt.Errorf("there is no list of the certificates that %q revoked", issuer.Subject.String())
+	switch {
+	case newest == nil:
+		return nil, fmt.Errorf("there is no list of the certificates that %q revoked", issuer.Subject.String())
+	case !newest.NextUpdate.IsZero() && v.now().After(newest.NextUpdate):
+		return nil, fmt.Errorf("the list of certificates that %q revoked is of before %s", issuer.Subject.String(), newest.NextUpdate.UTC().Format(time.RFC3339))
+	}
+	return newest, nil
 }
 
 // Secured is a connection with TLS.

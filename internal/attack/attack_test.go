@@ -51,6 +51,8 @@ type arena struct {
 	shared, aliased *world.Origin
 	// thief is the server of another author of policy.
 	thief *world.Origin
+	// app is the site behind the node's gateway.
+	app *world.Origin
 	// pods are on one bridge; impostor has the gate's address elsewhere.
 	pods     [2]*world.Pod
 	impostor *world.Server
@@ -82,7 +84,8 @@ func newArena(t *testing.T) *arena {
 	a.addPods()
 	a.addNeighbours()
 	theirs, flags := a.addAuthors()
-	files := map[string][]byte{"00-authors.yaml": theirs, "policy.yaml": config, "tight.yaml": tight, "modes.yaml": modes("audit", "off")}
+	flags = append(flags, visitorFlags...)
+	files := map[string][]byte{"00-authors.yaml": theirs, "visitors.yaml": a.addVisitors(), "policy.yaml": config, "tight.yaml": tight, "modes.yaml": modes("audit", "off")}
 	// REFUSED tells a denial from a name that does not exist.
 	flags = append(flags, "--dns-denied-rcode", "REFUSED", "--interfaces", "pod0,vm0", "--status-address", ":15020", "--health-address", ":15021")
 	if a.d, err = a.NewDaemon(egressd, files, flags...); err != nil {
@@ -139,9 +142,10 @@ func (a *arena) fill() {
 		"{outside}", a.outside.Path(), "{net}", a.Net.Path(), "{N4}", world.NodeV4,
 		"{pod1}", a.pods[0].Path(), "{pod2}", a.pods[1].Path(),
 	}
-	a.words = strings.NewReplacer(append(slices.Clone(words), "{A4}", world.StrangerV4, "{A6}", world.StrangerV6,
+	gateway, site := a.visitorWords()
+	a.words = strings.NewReplacer(append(slices.Concat(words, gateway), "{A4}", world.StrangerV4, "{A6}", world.StrangerV6,
 		"{P4}", a.pod.V4, "{P6}", a.pod.V6, "{mac}", a.pod.MAC.String())...)
-	a.twinWords = strings.NewReplacer(append(slices.Clone(words), "{A4}", a.free.V4.String(), "{A6}", a.free.V6.String(),
+	a.twinWords = strings.NewReplacer(append(slices.Concat(words, site), "{A4}", a.free.V4.String(), "{A6}", a.free.V6.String(),
 		"{P4}", a.freePod.V4, "{P6}", a.freePod.V6, "{mac}", a.freePod.MAC.String())...)
 }
 

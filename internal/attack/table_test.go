@@ -29,6 +29,7 @@ func table() []group {
 		{"DNS questions", dnsRows},
 		{"DNS answers and special addresses", answerRows},
 		{"Policy of another author", authors},
+		{"Visitors of a gateway", visitors},
 		{"Time", timeRows()},
 	}
 }
@@ -40,7 +41,7 @@ var impossible = []struct{ attack, why string }{
 	{"API server's proxy, open proxy pods, ExternalName, kubelet's port", "needs Kubernetes"},
 	{"MPTCP's ADD_ADDR", "no MPTCP socket is made, so no server can name another address to it"},
 	{"a stale address after its TTL", "an address is kept 60 s longer, which no test waits for; package dnsproxy tests it with a clock of its own"},
-	{"a silent client, or a header that comes byte by byte (slowloris), until the deadline", "takes the 10 s of the deadline; package forward tests it with a shorter one"},
+	{"a silent client or visitor, a header or a TLS handshake that comes byte by byte (slowloris), until the deadline", "takes the 10 s of the deadline; package forward tests it with a shorter one"},
 	{"all connections that one workload may have", "half of the machine's limit of descriptors; package forward tests it with a small limit"},
 	{"stalled requests, answers that nobody reads", "take the five minutes of the timeout; package forward tests them with a shorter one"},
 	{"exfiltration to an allowed host", "another repository of an allowed site is the same name and, inside TLS, not seen"},

@@ -221,6 +221,18 @@ func TestValues(t *testing.T) {
 	if v, err := s.Value(file); v != "Bearer hush-1" || err != nil {
 		t.Errorf("%q, %v", v, err)
 	}
+	if err := os.Remove(file.File); err != nil {
+		t.Fatal(err)
+	}
+	s.Refresh()
+	if v, err := s.Value(file); v != "" || err == nil {
+		t.Errorf("a file that is gone: %q", v)
+	}
+	write(t, file.File, []byte("Bearer hush-8"))
+	s.Refresh()
+	if v, err := s.Value(file); v != "Bearer hush-8" || err != nil {
+		t.Errorf("a file that is back: %q, %v", v, err)
+	}
 	secret := certs.ValueWhere{Secret: "ns/a", Key: "token"}
 	for _, c := range []struct {
 		in   map[string]certs.Secret

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,8 +43,8 @@ var errValue = errors.New("it is empty, or has characters that no HTTP field has
 
 // Value is a token as it is now, without the line end that editors put behind it: a
 // value of an HTTP field (RFC 9110, 5.5). The error says why there is none. A file
-// that cannot be read for the moment stays what it was; a Secret or a key of it that
-// is gone does not.
+// that cannot be read or used for the moment stays what it was; one that is gone does
+// not, nor does a Secret or a key of it: who removes a token wants it used no more.
 func (s *Stock) Value(r ValueWhere) (string, error) {
 	s.mu.Lock()
 	e := s.values[r]
@@ -69,17 +70,25 @@ func (s *Stock) refreshValue(r ValueWhere, e *valueEntry) *valueState {
 	now := &valueState{}
 	now.value, now.err = s.readValue(r)
 	old := e.now.Load()
-	if now.err != nil && old != nil && r.Secret == "" {
+	if now.err != nil && old != nil && r.Secret == "" && !errors.Is(now.err, fs.ErrNotExist) {
 		now.value = old.value
 	}
 	switch {
 	case now.err != nil && (old == nil || old.err == nil || old.err.Error() != now.err.Error()):
-		s.o.Log.Warn("a credential cannot be used; requests that need it are denied unless there was one before", "from", r.String(), "error", now.err)
+		s.o.Log.Warn(unusable(now), "from", r.String(), "error", now.err)
 	case now.err == nil && old != nil && !bytes.Equal(old.value, now.value):
 		s.o.Log.Info("a credential was read again; requests from now on have it", "from", r.String())
 	}
 	e.now.Store(now)
 	return now
+}
+
+// unusable says what an error means for requests.
+func unusable(now *valueState) string {
+	if now.value != nil {
+		return "a credential cannot be read again; requests go on with the last one"
+	}
+	return "a credential cannot be used; requests that need it are denied"
 }
 
 func (s *Stock) readValue(r ValueWhere) ([]byte, error) {

@@ -194,7 +194,8 @@ func TestOriginateMutual(t *testing.T) {
 // not go out in plain text, nor does what a client says in their place.
 func TestCredentials(t *testing.T) {
 	t.Parallel()
-	n := prepare(t, map[string]string{}, nil, "--credentials-dir", "{dir}/keys", "--log-level", "debug", "--admin-address", "localhost:15000")
+	n := prepare(t, map[string]string{}, nil, "--credentials-dir", "{dir}/keys", "--log-level", "debug", "--admin-address", "localhost:15000",
+		"--access-log", "{dir}/access.log", "--access-log-format", "%REQ(:METHOD)% %REQ(X-KEY)% %RESPONSE_CODE_DETAILS% %UPSTREAM_TRANSPORT_FAILURE_REASON%\n")
 	dir := filepath.Join(n.Dir(), "keys")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
@@ -231,8 +232,11 @@ spec:
 		t.Fatal(err)
 	}
 	has := func(a answer, secret, file string) bool {
+		if a.status != 200 {
+			return false
+		}
 		e := asked(t, a)
-		return a.status == 200 && strings.Join(e.Header["Authorization"], "|") == "Bearer "+secret && strings.Join(e.Header["X-Key"], "|") == file
+		return strings.Join(e.Header["Authorization"], "|") == "Bearer "+secret && strings.Join(e.Header["X-Key"], "|") == file
 	}
 	for _, family := range []string{"-4", "-6"} {
 		if a := n.curl(t, n.in, family, "-H", "Authorization: hush-mine", "http://"+api+"/x"); !has(a, "hush-secret-1", "hush-file-1") {
@@ -244,6 +248,25 @@ spec:
 		t.Errorf("in plain text: %+v", a)
 	}
 	n.event(t, "a credential in plain text", func(e flow.Event) bool { return e.Reason == policy.ReasonCredential })
+	// A server answers TRACE with what it got: the workload would read the value there.
+	hits = n.API.Hits()
+	if a := n.curl(t, n.in, "-X", "TRACE", "http://"+api+"/x"); a.status != 503 || n.API.Hits() != hits || strings.Contains(a.body, "hush") {
+		t.Errorf("TRACE: %+v", a)
+	}
+	if a := n.curl(t, nil, "-X", "TRACE", "http://"+plain+"/x"); a.status != 200 {
+		t.Errorf("uncaptured, TRACE: %+v", a)
+	}
+	if err := os.Remove(filepath.Join(dir, "token")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, soon, "without the file nothing goes out", func() bool {
+		hits = n.API.Hits()
+		a := n.curl(t, n.in, "http://"+api+"/x")
+		return a.status == 503 && n.API.Hits() == hits
+	})
+	n.event(t, "a credential that is gone", func(e flow.Event) bool {
+		return e.Reason == policy.ReasonCredential && e.Name == api && strings.Contains(e.Detail, "X-Key")
+	})
 	token("hush-file-2")
 	n.write(t, "secret.yaml", secret("hush-secret-2"))
 	eventually(t, soon, "the new values go out", func() bool {
@@ -253,10 +276,16 @@ spec:
 	if e := asked(t, n.curl(t, nil, "http://"+plain+"/x")); len(e.Header["Authorization"]) > 0 {
 		t.Errorf("uncaptured: %+v", e)
 	}
+	logged, err := os.ReadFile(filepath.Join(n.Dir(), "access.log"))
+	if err != nil {
+		t.Error(err)
+	}
 	for what, text := range map[string]string{
 		"log": n.d.Log(), "explain": n.egressd(t, "explain", "http://"+api+"/").stdout, "explain -o json": n.egressd(t, "explain", "-o", "json", "http://"+api+"/").stdout,
 		"status": n.egressd(t, "status", "-o", "json").stdout, "flows": n.egressd(t, "flows", "-o", "json").stdout,
-		"metrics": n.curl(t, nil, "http://127.0.0.1:15020/metrics").body,
+		"metrics": n.curl(t, nil, "http://127.0.0.1:15020/metrics").body, "config_dump": n.curl(t, nil, "http://127.0.0.1:15000/config_dump").body,
+		"certs": n.curl(t, nil, "http://127.0.0.1:15000/certs").body, "flows by TCP": n.curl(t, nil, "http://127.0.0.1:15000/flows").body,
+		"access log": string(logged),
 	} {
 		if text == "" || strings.Contains(text, "hush") {
 			t.Errorf("%s is empty, or has a token: %s", what, text)
