@@ -11,9 +11,9 @@ import (
 )
 
 // leastGarbage is how much garbage comes at least before it is collected, in bytes. A
-// daemon with a small policy would collect a few megabytes ten times a second under
-// load, which took a twelfth of the processor time of new connections.
-const leastGarbage = 16 << 20
+// daemon with a small policy would collect some megabytes ten times a second under load,
+// which took a twentieth of the processor time of new connections and more.
+const leastGarbage = 32 << 20
 
 // LeaveGarbage has garbage collected when there is usual per cent of what lives, and no
 // sooner than there is worth while, until end is called; unless GOGC says otherwise. What

@@ -14,7 +14,7 @@ func TestPercentOf(t *testing.T) {
 	for _, c := range []struct {
 		lives       uint64
 		usual, want int
-	}{{8 * mb, 100, 200}, {16 * mb, 100, 100}, {200 * mb, 100, 100}, {0, 100, 1600}, {200 * mb, 30, 30}, {32 * mb, 30, 50}} {
+	}{{8 * mb, 100, 400}, {32 * mb, 100, 100}, {200 * mb, 100, 100}, {0, 100, 3200}, {200 * mb, 30, 30}, {64 * mb, 30, 50}} {
 		if got := percentOf(c.lives, c.usual); got != c.want {
 			t.Errorf("of %d MiB, usually %d: %d, want %d", c.lives/mb, c.usual, got, c.want)
 		}
@@ -46,7 +46,6 @@ func TestLeaveGarbage(t *testing.T) {
 	much := make([]byte, 256<<20)
 	until("much lives", func(p int) bool { return p == usual })
 	runtime.KeepAlive(much)
-	much = nil
 	until("little lives again", func(p int) bool { return p > usual })
 	end()
 	until("it has ended", func(p int) bool { return p == usual })
