@@ -34,3 +34,11 @@ func (a *Agent) publish() (*kubestatus.Publisher, error) {
 	a.recorder.Tell(p)
 	return p, nil
 }
+
+// usualGarbage is how much garbage may come to what lives, in per cent.
+func (a *Agent) usualGarbage() int {
+	if a.kubernetes != nil {
+		return kubernetes.GCPercent
+	}
+	return 100 // Go's
+}

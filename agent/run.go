@@ -11,6 +11,7 @@ import (
 
 	"github.com/egressd/egressd/agent/lifecycle"
 	"github.com/egressd/egressd/agent/resolve"
+	"github.com/egressd/egressd/agent/resources"
 	"github.com/egressd/egressd/agent/shift"
 	"github.com/egressd/egressd/agent/takeover"
 	"github.com/egressd/egressd/agent/teardown"
@@ -34,6 +35,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	}
 	a.life.Ready(a.capture)
 	ready()
+	defer resources.LeaveGarbage(a.usualGarbage())()
 	// Connections are judged by the files until the last has ended.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	var living sync.WaitGroup

@@ -10,11 +10,11 @@ import (
 // Open says how a fresh connection is to be treated: by what its address may
 // stand for.
 func (e *Egress) Open(c *forward.Conn) forward.Admission {
-	p := e.policy(c)
+	id, p := e.policy(c)
 	if p == nil {
-		return forward.Admission{Protocol: forward.Refuse, Decision: e.noPolicy(c)}
+		return forward.Admission{Protocol: forward.Refuse, Decision: noPolicy(id)}
 	}
-	may := p.Candidates(e.flow(c))
+	may := p.Candidates(e.flow(c, id))
 	may.Decision = e.reachable(c, may.Decision)
 	o := forward.Admission{Decision: proxied(may.Decision), Upstream: may.Opaque}
 	if d, would := e.audited(c, may.Decision); would {
@@ -37,11 +37,11 @@ func (e *Egress) Open(c *forward.Conn) forward.Admission {
 
 // TLS decides about a ClientHello.
 func (e *Egress) TLS(c *forward.Conn, sni string) (policy.Decision, *policy.Upstream) {
-	p := e.policy(c)
+	id, p := e.policy(c)
 	if p == nil {
-		return e.noPolicy(c), nil
+		return noPolicy(id), nil
 	}
-	d, u := p.DecideTLS(e.flow(c), sni)
+	d, u := p.DecideTLS(e.flow(c, id), sni)
 	if d = e.reachable(c, d); d.Verdict == policy.Deny {
 		u = nil
 	}
@@ -62,11 +62,11 @@ func proxied(d policy.Decision) policy.Decision {
 
 // HTTP decides about one request.
 func (e *Egress) HTTP(c *forward.Conn, r *policy.Request) policy.HTTPDecision {
-	p := e.policy(c)
+	id, p := e.policy(c)
 	if p == nil {
-		return policy.HTTPDecision{Decision: e.noPolicy(c)}
+		return policy.HTTPDecision{Decision: noPolicy(id)}
 	}
-	f := e.flow(c)
+	f := e.flow(c, id)
 	f.Draw = r.Draw
 	d := p.DecideHTTP(f, r)
 	d.Decision = e.reachable(c, d.Decision)

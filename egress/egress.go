@@ -75,13 +75,13 @@ func (e *Egress) bound(c *forward.Conn) (policy.PolicyID, policy.Mode) {
 }
 
 // policy is what counts for a connection now; nil: there is none.
-func (e *Egress) policy(c *forward.Conn) *policy.Policy {
+func (e *Egress) policy(c *forward.Conn) (policy.PolicyID, *policy.Policy) {
 	id, _ := e.bound(c)
-	return e.o.Policies.Policy(id)
+	return id, e.o.Policies.Policy(id)
 }
 
-func (e *Egress) flow(c *forward.Conn) policy.Flow {
-	id, _ := e.bound(c)
+// flow is a connection as a policy sees it.
+func (e *Egress) flow(c *forward.Conn, id policy.PolicyID) policy.Flow {
 	return policy.Flow{
 		Transport: policy.TCP,
 		Dst:       c.Dst,
@@ -115,9 +115,9 @@ func (e *Egress) reachable(c *forward.Conn, d policy.Decision) policy.Decision {
 }
 
 // noPolicy is the decision for a workload whose policy is gone, or that is not known yet.
-func (e *Egress) noPolicy(c *forward.Conn) policy.Decision {
+func noPolicy(id policy.PolicyID) policy.Decision {
 	d := policy.Decision{Verdict: policy.Deny, Reason: policy.ReasonNoWorkload}
-	if id, _ := e.bound(c); id == policy.UnknownWorkload {
+	if id == policy.UnknownWorkload {
 		d.Reason = policy.ReasonUnknownWorkload
 	}
 	return d
@@ -126,7 +126,10 @@ func (e *Egress) noPolicy(c *forward.Conn) policy.Decision {
 // audited turns a denial into a would-be denial for a workload in audit mode:
 // the connection then goes where the workload dialled.
 func (e *Egress) audited(c *forward.Conn, d policy.Decision) (policy.Decision, bool) {
-	if _, mode := e.bound(c); d.Verdict != policy.Deny || mode != policy.Audit {
+	if d.Verdict != policy.Deny {
+		return d, false
+	}
+	if _, mode := e.bound(c); mode != policy.Audit {
 		return d, false
 	}
 	d.Verdict = policy.Proxy

@@ -235,7 +235,7 @@ func TestAuditOfDestination(t *testing.T) {
 func TestEmptyStatic(t *testing.T) {
 	e, f := newTest(t, service("empty.example", policy.ResolutionStatic, https))
 	c := conn("93.184.216.34:443")
-	d, u := f.snapshot.Policy(policy.DefaultPolicy).DecideTLS(e.flow(c), "empty.example")
+	d, u := f.snapshot.Policy(policy.DefaultPolicy).DecideTLS(e.flow(c, policy.DefaultPolicy), "empty.example")
 	if d.Verdict == policy.Deny || u.Nowhere() == "" {
 		t.Fatalf("%+v to %+v", d, u)
 	}
@@ -289,7 +289,7 @@ func TestSource(t *testing.T) {
 		e, _ := newTest(t)
 		c := conn("203.0.113.1:80")
 		c.Src = netip.MustParseAddrPort(src)
-		if got := e.flow(c).Src; got.IsValid() != want {
+		if got := e.flow(c, policy.DefaultPolicy).Src; got.IsValid() != want {
 			t.Errorf("%s is taken as %v", src, got)
 		}
 	}

@@ -7,15 +7,15 @@ import (
 	"runtime/debug"
 )
 
-// gcPercent is how much garbage may come to what lives before it is collected: a policy
+// GCPercent is how much garbage may come to what lives before it is collected: a policy
 // of thousands of objects lives for long, and as much again in garbage beside it, as is
 // Go's default, is memory that a node does not have to spare. It is no fixed limit, which
 // would keep a cluster of more objects collecting all the time.
-const gcPercent = 30
+const GCPercent = 30
 
 // collectEarly sets that, unless GOGC says otherwise.
 func collectEarly() {
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
+		debug.SetGCPercent(GCPercent)
 	}
 }

@@ -118,11 +118,13 @@ type swept struct {
 func newHTTP1Conn(t *client, first []byte) *http1Conn {
 	h := &http1Conn{conn: t, nc: t.Stream}
 	h.src.Open(t.Stream)
-	h.raw = relay.Raw(t.NC) // without it nobody watches
+	if h.raw = h.src.Raw; h.raw == nil { // what is within TLS has none
+		h.raw = relay.Raw(t.NC) // without it nobody watches
+	}
 	h.reader = http1.NewMessageReader(&h.src, t.core.messages, true)
 	h.reader.Unread(first)
 	h.src.Count.Store(int64(len(first)))
-	h.life.ended = h.interrupt
+	h.life.ended, h.life.alone = h.interrupt, true
 	h.body.h = h
 	h.answer.h = h
 	t.mu.Lock()
@@ -329,6 +331,7 @@ func (h *http1Conn) moved() {
 
 // Tick has the connection watched when nothing has happened since the last tick.
 func (h *http1Conn) Tick() bool {
+	h.conn.Ups.Endure()
 	moves := h.moves.Load()
 	if moves != h.watch.seen {
 		h.watch.seen = moves

@@ -16,6 +16,9 @@ type life struct {
 	parent context.Context
 	ctx    context.Context
 	cancel context.CancelCauseFunc
+	// alone: whoever ends parent ends this as well, so that the context needs no tie to
+	// parent, which costs more than all else of it.
+	alone bool
 	// ended is called when it ends, but for the end in order.
 	ended func()
 }
@@ -32,11 +35,17 @@ func (l *life) begin(parent context.Context) {
 func (l *life) context() context.Context {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.ctx == nil {
-		l.ctx, l.cancel = context.WithCancelCause(l.parent)
-		if l.cause != nil {
-			l.cancel(l.cause)
+	if l.ctx != nil {
+		return l.ctx
+	}
+	from, cause := l.parent, l.cause
+	if l.alone {
+		if from = context.Background(); cause == nil && l.parent.Err() != nil {
+			cause = context.Cause(l.parent)
 		}
+	}
+	if l.ctx, l.cancel = context.WithCancelCause(from); cause != nil {
+		l.cancel(cause)
 	}
 	return l.ctx
 }

@@ -47,7 +47,6 @@ type Stream struct {
 	still bool
 
 	readFn, writeFn func(uintptr) bool
-	ackFn, lookFn   func(uintptr)
 }
 
 // Open makes it that of nc.
@@ -56,7 +55,7 @@ func (s *Stream) Open(nc net.Conn) {
 	if sc, ok := nc.(syscall.Conn); ok {
 		s.Raw, _ = sc.SyscallConn() // without it there are buffers
 	}
-	s.readFn, s.writeFn, s.ackFn, s.lookFn = s.readAt, s.writeAt, quickAck, s.lookAt
+	s.readFn, s.writeFn = s.readAt, s.writeAt
 }
 
 // Read reads on within a message.
@@ -67,7 +66,7 @@ func (s *Stream) Read(p []byte) (int, error) {
 		return n, err
 	}
 	if s.short {
-		_ = s.Raw.Control(s.ackFn) // the rest may wait for it
+		_ = s.Raw.Control(quickAck) // the rest may wait for it
 	}
 	s.p = p
 	return s.read()
@@ -251,7 +250,7 @@ func (s *Stream) Quiet() bool {
 		return !ok || q.Quiet()
 	}
 	s.still = false
-	return s.Raw.Control(s.lookFn) == nil && s.still
+	return s.Raw.Control(s.lookAt) == nil && s.still
 }
 
 func (s *Stream) lookAt(fd uintptr) {

@@ -59,6 +59,14 @@ func NewEndWatcher() (*EndWatcher, error) {
 	return w, nil
 }
 
+// Watches says whether anything is watched: its end has not come, and there was a
+// descriptor for it.
+func (w *EndWatcher) Watches() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return !w.closed
+}
+
 // Close ends all watches.
 func (w *EndWatcher) Close() {
 	w.mu.Lock()

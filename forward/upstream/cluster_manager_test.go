@@ -4,6 +4,7 @@ package upstream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -20,6 +21,7 @@ import (
 	"github.com/egressd/egressd/forward/http1"
 	"github.com/egressd/egressd/forward/limits"
 	"github.com/egressd/egressd/forward/relay"
+	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/policy"
@@ -68,7 +70,7 @@ func (c *testClock) move(d time.Duration) { c.past.Add(int64(d)) }
 type dialsTo string
 
 func (d dialsTo) Dial(ctx context.Context, _ *downstream.Conn, _ *policy.Upstream) (net.Conn, error) {
-	return new(net.Dialer).DialContext(ctx, "tcp", string(d))
+	return dial.Any(ctx, []netip.AddrPort{netip.MustParseAddrPort(string(d))})
 }
 
 func (d dialsTo) Resolve(context.Context, *downstream.Conn, *policy.Upstream, string) ([]netip.Addr, error) {
@@ -286,29 +288,72 @@ func TestUpstreamKeys(t *testing.T) {
 	}
 }
 
-// TestUserTimeout: the kernel ends upstream connections whose peer is gone.
-func TestUserTimeout(t *testing.T) {
+// TestEndure: the kernel asks upstream connections that live on whether their peer is
+// there, and ends those whose peer is gone. Those that end with their request have no
+// system calls for it.
+func TestEndure(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	m := manager(t, func(o *Options) { o.Dialer = dialsTo(ln.Addr().String()) })
-	info := &downstream.Conn{}
-	p := m.NewConns(info, limits.NewLease(m.o.Limits, info.Owner()), nobody{})
-	defer p.Close()
-	nc, err := p.Acquire(t.Context(), &Drawn{Upstream: named("a.example")}, false, false)
+	timeout, asks := int(userTimeout.Milliseconds()), 1
+	for _, c := range []struct {
+		name        string
+		u           *policy.Upstream
+		multiplexed bool // the client
+		unwatched   bool
+		young       bool // nothing is set at first
+	}{
+		{"one client's", named("a.example"), false, false, true},
+		{"for several", &policy.Upstream{Host: "a.example", Port: 80, Protocol: policy.ProtocolHTTP, Traffic: &policy.TrafficPolicy{Pool: &policy.ConnectionPool{HTTPIdleTimeout: time.Minute}}}, false, false, false},
+		{"a client of HTTP/2", named("a.example"), true, false, false},
+		{"nobody looks later", named("a.example"), false, true, false},
+	} {
+		m := manager(t, func(o *Options) {
+			o.Dialer = dialsTo(ln.Addr().String())
+			if c.unwatched {
+				o.Watcher.Close()
+			}
+		})
+		info := &downstream.Conn{}
+		p := m.NewConns(info, limits.NewLease(m.o.Limits, info.Owner()), nobody{})
+		defer p.Close()
+		p.Multiplexed = c.multiplexed
+		nc, err := p.Acquire(t.Context(), &Drawn{Upstream: c.u}, false, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Release(nc)
+		want := [2]int{timeout, asks}
+		if c.young {
+			want = [2]int{}
+		}
+		if got := enduring(t, nc); got != want {
+			t.Errorf("%s, at first: %v, want %v", c.name, got, want)
+		}
+		p.Endure()
+		if got := enduring(t, nc); got != [2]int{timeout, asks} {
+			t.Errorf("%s, later: %v", c.name, got)
+		}
+	}
+}
+
+// enduring is the kernel's TCP_USER_TIMEOUT in milliseconds, and SO_KEEPALIVE.
+func enduring(t *testing.T, c *HTTPConn) (out [2]int) {
+	t.Helper()
+	raw, err := c.Conn.(*net.TCPConn).SyscallConn()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer p.Release(nc)
-	raw, err := nc.Conn.(*net.TCPConn).SyscallConn()
+	_ = raw.Control(func(fd uintptr) {
+		var err2 error
+		out[0], err = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT)
+		out[1], err2 = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_KEEPALIVE)
+		err = errors.Join(err, err2)
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	var ms int
-	_ = raw.Control(func(fd uintptr) { ms, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT) })
-	if err != nil || int64(ms) != userTimeout.Milliseconds() {
-		t.Errorf("%d ms, %v", ms, err)
-	}
+	return out
 }

@@ -68,7 +68,6 @@ func (p *Conns) dialOne(within context.Context, u *policy.Upstream, d *Drawn) (u
 	}
 	d.Picked.Report(balance.Good)
 	d.connected = true
-	keepalive(up, d.Upstream)
 	return up, false, nil
 }
 

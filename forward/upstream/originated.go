@@ -17,6 +17,16 @@ import (
 // Dial connects to u, and makes of the connection what a DestinationRule asks for.
 // protocol is what is to be spoken on it: "h2", "http/1.1", or "" for bytes.
 func (m *ClusterManager) Dial(ctx context.Context, info *downstream.Conn, u *policy.Upstream, protocol string) (net.Conn, error) {
+	nc, err := m.dial(ctx, info, u, protocol)
+	if err == nil && u.Transport() == "" {
+		setKeepAlive(nc, u)
+	}
+	return nc, err
+}
+
+// dial is Dial for a connection that may be too short-lived to be asked whether it is
+// there: the caller sees to that where no TLS is on it.
+func (m *ClusterManager) dial(ctx context.Context, info *downstream.Conn, u *policy.Upstream, protocol string) (net.Conn, error) {
 	plain := u.Transport() == ""
 	if !plain && m.o.Originator == nil {
 		return nil, fmt.Errorf("%w: %s", dial.ErrUnsupported, u.Transport())
@@ -26,7 +36,7 @@ func (m *ClusterManager) Dial(ctx context.Context, info *downstream.Conn, u *pol
 		return nc, err
 	}
 	SetUserTimeout(nc)
-	keepalive(nc, u)
+	setKeepAlive(nc, u)
 	name := u.ServerName
 	if name == "" {
 		name = u.Host

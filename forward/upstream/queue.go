@@ -4,7 +4,6 @@ package upstream
 
 import (
 	"context"
-	"net"
 	"time"
 
 	"github.com/egressd/egressd/forward/balance"
@@ -141,24 +140,4 @@ func (q *pool) closeOne(of *Balanced) bool {
 	}
 	found.Close()
 	return true
-}
-
-// keepalive sets the keepalive of the service's connections on one of them.
-func keepalive(nc net.Conn, u *policy.Upstream) {
-	tc, ok := nc.(*net.TCPConn)
-	if !ok || u.Traffic == nil || u.Traffic.Pool == nil || u.Traffic.Pool.Keepalive == nil {
-		return
-	}
-	k := u.Traffic.Pool.Keepalive
-	or := func(d time.Duration) time.Duration {
-		if d <= 0 {
-			return -1 // the system's
-		}
-		return d
-	}
-	count := -1
-	if k.Probes > 0 {
-		count = k.Probes
-	}
-	_ = tc.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: or(k.Idle), Interval: or(k.Interval), Count: count})
 }

@@ -9,20 +9,12 @@ import (
 	"net/http"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/egressd/egressd/forward/http1"
-	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/policy"
 )
 
-const (
-	ContinueTimeout = time.Second
-	// userTimeout is how long data may be unacknowledged, or a window shut,
-	// before the peer counts as gone (TCP_USER_TIMEOUT); the kernel's own bound
-	// is some 15 minutes.
-	userTimeout = 2 * time.Minute
-)
+// ContinueTimeout is how long an upstream may take to say that it wants a body.
+const ContinueTimeout = time.Second
 
 // HTTP/2 with upstreams. The windows are what one stream, and all of a
 // connection, may send before the client has read it.
@@ -83,25 +75,4 @@ func (e *DialError) Unwrap() error { return e.Err }
 func IsDialError(err error) bool {
 	var d *DialError
 	return errors.As(err, &d)
-}
-
-// SetUserTimeout has the kernel give up a TCP connection whose peer is gone.
-func SetUserTimeout(nc net.Conn) {
-	setTCP(nc, unix.TCP_USER_TIMEOUT, int(userTimeout.Milliseconds()))
-}
-
-// setTCP sets an option of a TCP connection. It fails on a closed one only, of
-// which the next read tells.
-func setTCP(nc net.Conn, option, value int) {
-	tc := relay.TCP(nc)
-	if tc == nil {
-		return
-	}
-	raw, err := tc.SyscallConn()
-	if err != nil {
-		return
-	}
-	_ = raw.Control(func(fd uintptr) {
-		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, option, value)
-	})
 }

@@ -41,6 +41,8 @@ type HTTPConn struct {
 	// of is the service that it is a connection of; nil: it is not counted.
 	of   *Balanced
 	last *time.Timer // nil: it may be open for ever
+	// young is where it goes, until the kernel looks after it: see endure.
+	young *policy.Upstream
 	// generation is what now was before it was dialled: see outdated.
 	generation uint64
 	now        *atomic.Uint64
@@ -72,6 +74,16 @@ type HTTPConn struct {
 // where this was done.
 func (c *HTTPConn) fits(key ConnKey) bool {
 	return c.Key == key || c.isPrivate() && c.Key.ServiceKey == key.ServiceKey
+}
+
+// endure has the kernel notice that the upstream is gone. Its owner calls it, or who
+// makes it.
+func (c *HTTPConn) endure() {
+	if c.young != nil {
+		setKeepAlive(c.Conn, c.young)
+		SetUserTimeout(c.Conn)
+		c.young = nil
+	}
 }
 
 // outdated says whether the policy has changed since c was dialled. Where it goes was

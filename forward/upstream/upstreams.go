@@ -240,15 +240,17 @@ func (p *Conns) connect(ctx context.Context, u *policy.Upstream, key ConnKey) (_
 	}
 	dial, cancel := context.WithTimeout(ctx, p.m.ConnectTimeout(u))
 	defer cancel()
-	if c.Conn, err = p.m.Dial(dial, p.info, u, ALPN(key.HTTP2)); err != nil {
+	if c.Conn, err = p.m.dial(dial, p.info, u, ALPN(key.HTTP2)); err != nil {
 		c.held.Give(1, c.memory)
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
 		}
 		return nil, &DialError{err}
 	}
-	SetUserTimeout(c.Conn)
-	keepalive(c.Conn, u)
+	c.young = u
+	if c.shared || p.Multiplexed || key.HTTP2 || !p.m.o.Watcher.Watches() {
+		c.endure() // nobody looks later, as Endure does
+	}
 	c.lastFor(u)
 	c.Peer = relay.AddrPort(c.Conn.RemoteAddr())
 	if err := p.m.speak(ctx, c); err != nil {
@@ -321,6 +323,16 @@ func (p *Conns) Release(c *HTTPConn) {
 	case p.Multiplexed:
 		c.expireAfter(idleUpstreamTimeout) // of many requests at once, few may follow
 		c.park(p.m.o.Watcher)
+	}
+}
+
+// Endure has connections that live on since the last time be looked after by the kernel,
+// which five system calls for each would be too much for those of one request.
+func (p *Conns) Endure() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.open {
+		c.endure()
 	}
 }
 

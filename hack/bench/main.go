@@ -138,6 +138,8 @@ var verbs = map[string]func(args []string) error{
 	lookupVerb: func(a []string) error { return lookup(a[0], a[1]) },
 	loadVerb:   func(a []string) error { return loadOnce(a) },
 
+	floorVerb: func(a []string) error { return floorProxy(a[0], a[1]) },
+
 	requestsVerb: runPlan,
 }
 

@@ -109,8 +109,8 @@ func newBench(ctx context.Context, o options, policy map[string][]byte) (b *benc
 	for _, c := range []struct {
 		name string
 		add  func(context.Context) error
-	}{{"nginx", b.nginx}, {"nginx-close", b.nginxClose}, {"haproxy", b.haproxy}, {"sniproxy", b.sniproxy}, {"egressd", b.egress}} {
-		if !o.wanted(c.name) {
+	}{{"nginx", b.nginx}, {"nginx-close", b.nginxClose}, {"haproxy", b.haproxy}, {"sniproxy", b.sniproxy}, {floorName, b.floor}, {"egressd", b.egress}} {
+		if !o.wanted(c.name) || c.name == floorName && o.only == "" {
 			continue
 		}
 		if err := c.add(ctx); err != nil {

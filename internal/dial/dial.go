@@ -77,9 +77,10 @@ func Any(ctx context.Context, addrs []netip.AddrPort) (net.Conn, error) {
 }
 
 // dialOne makes a plain TCP connection: MPTCP would lose splice(2) and the
-// socket options that apply to TCP.
+// socket options that apply to TCP. It has no keepalive, which KeepAlive sets, for
+// connections that live long enough to need it.
 func dialOne(ctx context.Context, a netip.AddrPort) (net.Conn, error) {
-	var d net.Dialer
+	d := net.Dialer{KeepAlive: -1}
 	d.SetMultipathTCP(false)
 	return d.DialContext(ctx, "tcp", a.String())
 }

@@ -57,7 +57,7 @@ var Orders = []Order{
 	}},
 	{"./forward/upstream", 4, []Stage{
 		{"endpoints", "keys places balancers"},
-		{"transport", "transport http1_upstream retrybudget answers"},
+		{"transport", "transport silence http1_upstream retrybudget answers"},
 		{"connections", "originated upstream_conn parked pool cluster_manager upstreams draw queue l4_balance"},
 	}},
 	{"./forward/httpproxy", 6, []Stage{
