@@ -40,6 +40,8 @@ var flags = map[policy.Reason]string{
 	policy.ReasonGateway:          FlagNoRoute,
 	policy.ReasonMisdirected:      FlagNoRoute,
 	policy.ReasonResolve:          FlagNoHealthyUpstream,
+	policy.ReasonUnhealthy:        FlagNoHealthyUpstream,
+	policy.ReasonOverflow:         FlagOverflow,
 	policy.ReasonUpstream:         FlagConnectionFailure,
 	policy.ReasonTLSVerify:        FlagConnectionFailure,
 	policy.ReasonTLSHandshake:     FlagConnectionFailure,
