@@ -135,11 +135,9 @@ func TestHostileMemory(t *testing.T) {
 
 // serve answers as an origin that hoards.
 func (h hoard) serve(nc *net.TCPConn, asked chan<- struct{}) {
-	b := make([]byte, 512)
-	if n, err := nc.Read(b); n == 0 || err != nil {
+	if n, err := nc.Read(make([]byte, 512)); n == 0 || err != nil {
 		return
 	}
-	b = nil
 	asked <- struct{}{}
 	if h.http2 {
 		f := http2.NewFramer(nc, nil)
