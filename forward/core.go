@@ -37,8 +37,13 @@ type Timeouts struct {
 	IdleTimeout time.Duration
 	// StallTimeout ends a request whose client owes bytes: of its body, before
 	// an answer has begun (gRPC excepted, whose streams may be silent), or in
-	// taking an answer. Five minutes, as Envoy's stream_idle_timeout.
+	// taking an answer; or whose origin does not take its body. Five minutes, as
+	// Envoy's stream_idle_timeout.
 	StallTimeout time.Duration
+	// MaxStreamDuration ends a request that has been under way for so long, with its
+	// answer and what an upgrade has made of it, whatever moves. None, as in Envoy
+	// (max_stream_duration).
+	MaxStreamDuration time.Duration
 	// RecycleTimeout is for how long nothing must have passed on a connection that
 	// is closed when a workload has all that it may have. One minute.
 	RecycleTimeout time.Duration
@@ -187,7 +192,7 @@ func New(o Options) *Core {
 	c.http = httpproxy.New(httpproxy.Options{
 		Decider: o.Decider, Dialer: o.Dialer, Clusters: c.clusters, Originator: o.Originator, Limits: o.Limits, Sink: o.Sink, Observer: o.Observer, Tracer: o.Tracer,
 		Observations: &c.shared.Observations, Log: o.Log, Rand: o.Rand,
-		PeekTimeout: o.PeekTimeout, IdleTimeout: o.IdleTimeout, StallTimeout: o.StallTimeout, RestAfter: o.RestAfter,
+		PeekTimeout: o.PeekTimeout, IdleTimeout: o.IdleTimeout, StallTimeout: o.StallTimeout, MaxStreamDuration: o.MaxStreamDuration, RestAfter: o.RestAfter,
 		Buffers: &c.buffers, Messages: &c.messages, Watcher: c.watcher,
 	})
 	return c

@@ -10,19 +10,17 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
-	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
 
 // hostileHTTP1 is what an origin of HTTP/1 does when it has a request: it writes
-// begin, and then again and again more, if there is any.
+// begin, and then again and again more, or drips with pauses, if there is any.
 var hostileHTTP1 = map[string]struct {
-	begin, more string
-	ends        bool // the origin ends the connection behind it
-	reason      policy.Reason
-	status      int // of the client's answer; 0: it is broken off
+	begin, more, drips string
+	ends               bool // the origin ends the connection behind it
+	reason             policy.Reason
+	status             int // of the client's answer; 0: it is broken off
 }{
 	"100 without end":                      {more: "HTTP/1.1 100 Continue\r\n\r\n", reason: policy.ReasonUpstreamProtocol, status: 502},
 	"103 without end":                      {more: "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", reason: policy.ReasonUpstreamProtocol, status: 502},
@@ -51,56 +49,38 @@ var hostileHTTP1 = map[string]struct {
 	"silence in the body":                  {begin: "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nxx", reason: policy.ReasonStreamIdle},
 	"silence between chunks":               {begin: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n", reason: policy.ReasonStreamIdle},
 	"silence in the trailer":               {begin: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: ", reason: policy.ReasonStreamIdle},
+	"a status line that drips":             {begin: "HTTP/1.1 200 ", drips: "a", reason: policy.ReasonStreamIdle, status: 504},
+	"a head that drips":                    {begin: "HTTP/1.1 200 OK\r\nA: ", drips: "a", reason: policy.ReasonStreamIdle, status: 504},
+	"fields that drip":                     {begin: "HTTP/1.1 200 OK\r\n", drips: "a:\r\n", reason: policy.ReasonStreamIdle, status: 504},
+	"a size of a chunk that drips":         {begin: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", drips: "0", reason: policy.ReasonStreamIdle},
+	"an extension that drips":              {begin: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;", drips: "a", reason: policy.ReasonStreamIdle},
+	"a trailer that drips":                 {begin: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: ", drips: "a", reason: policy.ReasonStreamIdle},
+	"a body that drips":                    {begin: "HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", drips: "x", reason: policy.ReasonStreamDuration},
+	"chunks that drip":                     {begin: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", drips: "1\r\nx\r\n", reason: policy.ReasonStreamDuration},
+	"a body to the end that drips":         {begin: "HTTP/1.1 200 OK\r\n\r\n", drips: "x", reason: policy.ReasonStreamDuration},
 	"100, and silence":                     {begin: "HTTP/1.1 100 Continue\r\n\r\n", reason: policy.ReasonStreamIdle, status: 504},
 	"a body without end that nobody reads": {begin: "HTTP/1.1 200 OK\r\nContent-Length: 9223372036854775807\r\n\r\n", more: strings.Repeat("x", 64<<10), reason: policy.ReasonClientGone},
 }
 
 // TestHostileHTTP1Origins: as TestHostileHTTP2Origins, for HTTP/1.
 func TestHostileHTTP1Origins(t *testing.T) {
+	origins := map[string]hostileOrigin{}
 	for name, tt := range hostileHTTP1 {
-		for _, down := range []bool{false, true} {
-			t.Run(fmt.Sprint(name, ", HTTP/2 ", down), func(t *testing.T) {
-				t.Parallel()
-				r := newRig(t, HTTP, func(o *Options) {
-					if tt.reason == policy.ReasonStreamIdle {
-						o.IdleTimeout, o.StallTimeout = 300*time.Millisecond, 300*time.Millisecond
-					}
-				})
-				gone := make(chan int64, 8)
-				r.origin("a.example", func(nc *net.TCPConn) {
-					gone <- hostileAnswer(nc, tt.begin, tt.more, tt.ends)
-				})
-				r.httpOrigin("b.example", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hi") })
-				c := r.client(down)
-				resp, err := c.Get("http://a.example/")
-				status := 0
-				if err == nil {
-					status = resp.StatusCode
-					if tt.reason != policy.ReasonClientGone {
-						_, err = io.Copy(io.Discard, resp.Body)
-					}
-					resp.Body.Close()
-				}
-				if tt.status != 0 && (err != nil || status != tt.status) || tt.status == 0 && err == nil && tt.reason != policy.ReasonClientGone {
-					t.Errorf("the client got %d, %v", status, err)
-				}
-				if e := r.sink.wait(t, flow.Request, 1); e.Reason != tt.reason || e.ResponseFlags == "" {
-					t.Errorf("event %+v", e)
-				}
-				if resp, body := get(t, c, "http://b.example/"); resp.StatusCode != 200 || body != "hi" {
-					t.Errorf("another origin: %d %q", resp.StatusCode, body)
-				}
-				c.CloseIdleConnections()
-				if n := receive(t, gone); n > mostSent {
-					t.Errorf("it got rid of %d bytes", n)
-				}
-			})
+		h := hostileOrigin{reason: tt.reason, status: tt.status, unread: tt.reason == policy.ReasonClientGone}
+		switch tt.reason {
+		case policy.ReasonStreamIdle:
+			h.limits = quick
+		case policy.ReasonStreamDuration:
+			h.limits = soon
 		}
+		h.serve = func(nc *net.TCPConn) int64 { return hostileAnswer(nc, tt.begin, tt.more, tt.drips, tt.ends) }
+		origins[name] = h
 	}
+	tryOrigins(t, origins)
 }
 
 // hostileAnswer answers a request, and returns how many bytes it could send.
-func hostileAnswer(nc net.Conn, begin, more string, ends bool) int64 {
+func hostileAnswer(nc net.Conn, begin, more, drips string, ends bool) int64 {
 	br := bufio.NewReader(nc)
 	if _, err := http.ReadRequest(br); err != nil {
 		return 0
@@ -113,6 +93,12 @@ func hostileAnswer(nc net.Conn, begin, more string, ends bool) int64 {
 		if _, err := io.WriteString(w, more); err != nil {
 			break
 		}
+	}
+	if drips != "" {
+		drip(func() error {
+			_, err := io.WriteString(w, drips)
+			return err
+		})
 	}
 	if !ends {
 		_, _ = io.Copy(io.Discard, br) // until it is ended

@@ -3,31 +3,24 @@
 package forward
 
 import (
-	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/net/http2"
 
-	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
-
-// mostSent is how much a hostile origin gets rid of, in bytes, before it is ended: what
-// the kernel's buffers hold is in it.
-const mostSent = 32 << 20
 
 // hostileHTTP2 is what an origin of HTTP/2 does when it has the head of a request. It
 // is called again and again as long as it returns nil, and the connection is open.
 var hostileHTTP2 = map[string]struct {
 	do     func(f *http2.Framer, stream uint32, turn int) error
 	reason policy.Reason
-	quiet  bool // it does nothing more: time ends it
-	whole  bool // a client of HTTP/1 has all that was promised, and no more
+	limits rigOption // of time, that end it
+	whole  bool      // a client of HTTP/1 has all that was promised, and no more
 }{
 	"PING flood":          {do: func(f *http2.Framer, _ uint32, _ int) error { return f.WritePing(false, [8]byte{}) }, reason: policy.ReasonUpstreamProtocol},
 	"PING answers flood":  {do: func(f *http2.Framer, _ uint32, _ int) error { return f.WritePing(true, [8]byte{}) }, reason: policy.ReasonUpstreamProtocol},
@@ -121,20 +114,46 @@ var hostileHTTP2 = map[string]struct {
 	"HTTP/1": {do: func(f *http2.Framer, _ uint32, _ int) error {
 		return f.WriteRawFrame('H', 'T', 0x54502f31, []byte("HTTP/1.1 200 OK\r\n\r\n"))
 	}, reason: policy.ReasonUpstreamProtocol},
-	"silence": {do: func(*http2.Framer, uint32, int) error { return io.EOF }, reason: policy.ReasonStreamIdle, quiet: true},
+	"DATA that drips": {do: afterHead(func(f *http2.Framer, s uint32) error { return f.WriteData(s, false, []byte("x")) }), limits: soon, reason: policy.ReasonStreamDuration},
+	"padding that drips": {do: afterHead(func(f *http2.Framer, s uint32) error {
+		return f.WriteDataPadded(s, false, nil, make([]byte, 10))
+	}), limits: quick, reason: policy.ReasonStreamIdle},
+	"trailers that drip": {do: afterHead(func(f *http2.Framer, s uint32) error {
+		_ = f.WriteHeaders(http2.HeadersFrameParam{StreamID: s, BlockFragment: h2block("a", "b"), EndStream: true})
+		drip(func() error { return f.WriteContinuation(s, false, h2block("a", "b")) })
+		return io.EOF
+	}), limits: quick, reason: policy.ReasonStreamIdle},
+	"a head that drips": {do: func(f *http2.Framer, s uint32, _ int) error {
+		_ = f.WriteHeaders(http2.HeadersFrameParam{StreamID: s, BlockFragment: h2block(":status", "200")})
+		drip(func() error { return f.WriteContinuation(s, false, h2block("a", "b")) })
+		return io.EOF
+	}, limits: quick, reason: policy.ReasonStreamIdle},
+	"silence": {do: func(*http2.Framer, uint32, int) error { return io.EOF }, reason: policy.ReasonStreamIdle, limits: quick},
 	"silence behind the head": {do: func(f *http2.Framer, s uint32, turn int) error {
 		if turn > 0 {
 			return io.EOF
 		}
 		return f.WriteHeaders(http2.HeadersFrameParam{StreamID: s, BlockFragment: h2block(":status", "200"), EndHeaders: true})
-	}, reason: policy.ReasonStreamIdle, quiet: true},
+	}, reason: policy.ReasonStreamIdle, limits: quick},
 }
 
-// serveHostile has an origin of HTTP/2 do its worst to each request; gone is told how
-// much it could send, and whether it was ended.
-func serveHostile(nc *net.TCPConn, do func(f *http2.Framer, stream uint32, turn int) error, gone chan<- int64) {
+// afterHead sends the head of an answer, and then again and again something else, with
+// pauses.
+func afterHead(send func(f *http2.Framer, stream uint32) error) func(*http2.Framer, uint32, int) error {
+	return func(f *http2.Framer, s uint32, _ int) error {
+		if err := f.WriteHeaders(http2.HeadersFrameParam{StreamID: s, BlockFragment: h2block(":status", "200"), EndHeaders: true}); err != nil {
+			return err
+		}
+		drip(func() error { return send(f, s) })
+		return io.EOF
+	}
+}
+
+// serveHostile has an origin of HTTP/2 do its worst to a request, and returns how much
+// it could send, in bytes.
+func serveHostile(nc *net.TCPConn, do func(f *http2.Framer, stream uint32, turn int) error) int64 {
 	if _, err := io.ReadFull(nc, make([]byte, len(http2.ClientPreface))); err != nil {
-		return
+		return 0
 	}
 	w := &counting{Writer: nc}
 	f := http2.NewFramer(w, nc)
@@ -144,7 +163,7 @@ func serveHostile(nc *net.TCPConn, do func(f *http2.Framer, stream uint32, turn 
 	for stream == 0 {
 		frame, err := f.ReadFrame()
 		if err != nil {
-			return
+			return 0
 		}
 		if h, ok := frame.(*http2.HeadersFrame); ok {
 			stream = h.StreamID
@@ -164,71 +183,19 @@ func serveHostile(nc *net.TCPConn, do func(f *http2.Framer, stream uint32, turn 
 		}
 	}
 	<-ended
-	gone <- w.n
+	return w.n
 }
 
-// counting counts what was written.
-type counting struct {
-	io.Writer
-	n int64
-}
-
-func (c *counting) Write(p []byte) (int, error) {
-	n, err := c.Writer.Write(p)
-	c.n += int64(n)
-	return n, err
-}
-
-// TestHostileHTTP2Origins: an origin that is allowed and means harm. Its client gets
-// an answer or an end, with a reason that is counted; the connection to it ends before
-// much has come; other origins' clients are not concerned. What is left is seen by
-// TestMain: goroutines, and descriptors.
+// TestHostileHTTP2Origins: an origin that is allowed and means harm; see hostileOrigin.
 func TestHostileHTTP2Origins(t *testing.T) {
+	origins := map[string]hostileOrigin{}
 	for name, tt := range hostileHTTP2 {
-		for _, down := range []bool{false, true} {
-			t.Run(fmt.Sprint(name, ", HTTP/2 ", down), func(t *testing.T) {
-				t.Parallel()
-				r := newRig(t, HTTP, func(o *Options) {
-					if tt.quiet {
-						o.IdleTimeout, o.StallTimeout = 300*time.Millisecond, 300*time.Millisecond
-					}
-				})
-				r.http2Only()
-				gone := make(chan int64, 8)
-				r.origin("a.example", func(nc *net.TCPConn) { serveHostile(nc, tt.do, gone) })
-				r.httpOrigin("b.example", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hi") })
-				r.change(func() {
-					hostile := r.http
-					r.http = func(req *policy.Request) policy.HTTPDecision {
-						if req.Host == "b.example" {
-							return policy.HTTPDecision{Decision: allowed, Upstream: upstreamOf("b.example")}
-						}
-						return hostile(req)
-					}
-				})
-				c := r.client(down)
-				resp, err := c.Get("http://a.example/")
-				if err == nil {
-					_, err = io.Copy(io.Discard, resp.Body)
-					resp.Body.Close()
-				}
-				if err == nil && resp.StatusCode < 500 && (down || !tt.whole) {
-					t.Errorf("the client got %d", resp.StatusCode)
-				}
-				e := r.sink.wait(t, flow.Request, 1)
-				if e.Reason != tt.reason || e.Detail == "" || e.ResponseFlags == "" {
-					t.Errorf("event %+v", e)
-				}
-				if resp, body := get(t, c, "http://b.example/"); resp.StatusCode != 200 || body != "hi" {
-					t.Errorf("another origin: %d %q", resp.StatusCode, body)
-				}
-				c.CloseIdleConnections()
-				if n := receive(t, gone); n > mostSent {
-					t.Errorf("it got rid of %d bytes", n)
-				}
-			})
+		origins[name] = hostileOrigin{
+			http2: true, limits: tt.limits, reason: tt.reason, whole: tt.whole,
+			serve: func(nc *net.TCPConn) int64 { return serveHostile(nc, tt.do) },
 		}
 	}
+	tryOrigins(t, origins)
 }
 
 // TestBusyOrigins: an origin that says with each answer all that it may, is never

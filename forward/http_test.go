@@ -497,7 +497,7 @@ func TestSlowHeader(t *testing.T) {
 	nc := r.dial()
 	write(t, nc, "GET / HTTP/1.1\r\nHost:")
 	_, _ = io.Copy(io.Discard, nc) // until the core gives up
-	if e := r.sink.wait(t, flow.Close, 1); e.Reason != policy.ReasonMalformed {
+	if e := r.sink.wait(t, flow.Close, 1); e.Reason != policy.ReasonPeekTimeout {
 		t.Errorf("close %+v", e)
 	}
 }

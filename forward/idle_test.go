@@ -40,6 +40,76 @@ func TestStalledBody(t *testing.T) {
 	}
 }
 
+// TestBodyNotTaken: an origin that does not take a request's body is at fault, and not
+// the client that would send it, in any pair of versions: 504, where TestStalledBody has
+// 408.
+func TestBodyNotTaken(t *testing.T) {
+	for _, up := range []bool{false, true} {
+		for _, down := range []bool{false, true} {
+			r := newRig(t, HTTP, stalls)
+			if up {
+				r.http2Only()
+			}
+			r.origin("a.example", func(nc *net.TCPConn) {
+				if up {
+					shutWindow(nc)
+				}
+				<-t.Context().Done()
+			})
+			c := r.client(down)
+			go func() {
+				resp, err := c.Post("http://a.example/", "x/y", io.LimitReader(endless("x"), 1<<30))
+				if err == nil {
+					resp.Body.Close()
+				}
+			}()
+			e := r.sink.wait(t, flow.Request, 1)
+			if e.Reason != policy.ReasonStreamIdle || e.Status != 504 || !strings.Contains(e.Detail, "did not take") || e.ResponseFlags != flow.FlagStreamIdle {
+				t.Errorf("HTTP/2 upstream %v, downstream %v: event %+v", up, down, e)
+			}
+		}
+	}
+}
+
+// shutWindow is an origin of HTTP/2 that takes heads and no bodies.
+func shutWindow(nc net.Conn) {
+	f := http2.NewFramer(nc, nc)
+	_ = f.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
+	_, _ = io.Copy(io.Discard, nc)
+}
+
+// TestShutWindow: a client that never opens its window has its stream for the stall
+// timeout and no longer, also when all of the answer is here; then there is room for
+// another one, which is answered as soon as the window is open.
+func TestShutWindow(t *testing.T) {
+	r := newRig(t, HTTP, stalls)
+	r.httpOrigin("a.example", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") })
+	c := r.frames()
+	_ = c.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
+	_ = c.open(true)
+	reset := func(f http2.Frame) bool {
+		rst, ok := f.(*http2.RSTStreamFrame)
+		return ok && rst.StreamID == 1
+	}
+	if s := c.read(reset); s.err != nil {
+		t.Fatalf("%+v, want a reset of the stream", s)
+	}
+	connection := r.core.o.Limits.Memory.Use().Used
+	_ = c.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 16})
+	_ = c.open(true)
+	whole := func(f http2.Frame) bool {
+		d, ok := f.(*http2.DataFrame)
+		return ok && d.StreamID == 3 && d.StreamEnded()
+	}
+	if s := c.read(whole); s.err != nil {
+		t.Errorf("the next stream: %+v", s)
+	}
+	r.sink.wait(t, flow.Request, 2)
+	if now := r.core.o.Limits.Memory.Use().Used; now > connection {
+		t.Errorf("%d bytes are held, and %d were", now, connection)
+	}
+}
+
 // TestSilentOrigin: the idle timeout bounds it.
 func TestSilentOrigin(t *testing.T) {
 	r := newRig(t, HTTP, idles)

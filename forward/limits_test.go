@@ -141,7 +141,7 @@ func TestUpstreamsOfHTTP2AreCounted(t *testing.T) {
 // all requests; beyond it they are forwarded, but not again.
 func TestReplayMemory(t *testing.T) {
 	r := newRig(t, HTTP, func(o *Options) {
-		o.Limits = &limits.Limits{Descriptors: limits.NewBudget(1 << 20), Memory: limits.NewBudget(2 * (limits.ConnMemory + httpproxy.HTTPMemory + httpproxy.DownWindow + 8*httpproxy.StreamMemory + 2*message.MaxReplay))}
+		o.Limits = &limits.Limits{Descriptors: limits.NewBudget(1 << 20), Memory: limits.NewBudget(2 * (limits.ConnMemory + httpproxy.HTTPMemory + httpproxy.DownWindow + 8*httpproxy.StreamMemory + 2*message.MaxReplay + 2*httpproxy.SenderMemory))}
 	})
 	r.rule(routeTo(&policy.HTTPRule{Retries: &policy.Retries{Attempts: 1, On: []string{"5xx"}}}, "a.example"))
 	var seen atomic.Int32
@@ -168,7 +168,7 @@ func TestReplayMemory(t *testing.T) {
 	for r.core.o.Limits.Memory.Take(h, 4096) == "" {
 	}
 	seen.Store(0)
-	r.core.o.Limits.Memory.Give(h, httpproxy.StreamMemory)
+	r.core.o.Limits.Memory.Give(h, httpproxy.StreamMemory+httpproxy.SenderMemory)
 	post()
 	if n := seen.Load(); n != 1 {
 		t.Errorf("%d attempts without room, want 1", n)

@@ -128,7 +128,7 @@ const (
 	ReasonMalformed Reason = "malformed"
 	// ReasonFlood: a client sent more HTTP/2 frames that say nothing than its requests account for.
 	ReasonFlood Reason = "flood"
-	// ReasonPeekTimeout: the first bytes did not arrive in time.
+	// ReasonPeekTimeout: the first bytes, or the head of a request, did not arrive in time.
 	ReasonPeekTimeout Reason = "peek-timeout"
 	// ReasonAddress: the address is reserved (loopback, link-local, metadata, ...), and no DNS answer may name it.
 	ReasonAddress Reason = "address-not-allowed"
@@ -192,6 +192,8 @@ const (
 	ReasonTimeout Reason = "upstream-timeout"
 	// ReasonStreamIdle: nothing moved for too long on a request or connection.
 	ReasonStreamIdle Reason = "stream-idle"
+	// ReasonStreamDuration: a request was under way for longer than --max-stream-duration allows, however much moved.
+	ReasonStreamDuration Reason = "stream-duration"
 	// ReasonClientGone: the client ended the request before it had all of the answer.
 	ReasonClientGone Reason = "client-gone"
 	// ReasonFault: a fault rule aborted the request.

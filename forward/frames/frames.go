@@ -121,6 +121,13 @@ func (g *FloodGuard) Received(p []byte) error {
 	return g.flood
 }
 
+// WithinHead says whether the client has begun a header and not ended it.
+func (g *FloodGuard) WithinHead() bool {
+	g.Lock()
+	defer g.Unlock()
+	return g.in.withinHead()
+}
+
 // Sent looks at what was sent to the client.
 func (g *FloodGuard) Sent(p []byte) {
 	g.Lock()

@@ -50,13 +50,22 @@ func (f frame) name() string {
 
 // scanner finds frames in a stream of bytes.
 type scanner struct {
-	skip int // bytes that are of no interest
+	skip int  // bytes that are of no interest
+	kind byte // of the frame that they are of
+	// open: a header has begun that is not complete.
+	open bool
 	have int // how much of head is there
 	head [headerLen + peekLen]byte
 }
 
 // within says whether the stream is in the middle of a frame.
 func (s *scanner) within() bool { return s.skip > 0 || s.have > 0 }
+
+// withinHead says whether the stream is in the middle of a header, which may have
+// several frames, or of what may be the beginning of one.
+func (s *scanner) withinHead() bool {
+	return s.open || s.have > 0 || s.skip > 0 && s.kind == typeHeaders
+}
 
 // scan calls each for every frame of which p has the last byte that is of interest.
 func (s *scanner) scan(p []byte, each func(frame)) {
@@ -77,7 +86,10 @@ func (s *scanner) scan(p []byte, each func(frame)) {
 			kind: s.head[3], flags: s.head[4], length: s.length(),
 			stream: binary.BigEndian.Uint32(s.head[5:]) &^ (1 << 31), first: s.head[headerLen:s.have],
 		}
-		s.skip = f.length - (s.have - headerLen)
+		s.skip, s.kind = f.length-(s.have-headerLen), f.kind
+		if f.kind == typeHeaders || f.kind == typeContinuation {
+			s.open, s.kind = f.flags&flagEndHeaders == 0, typeHeaders
+		}
 		s.have = 0
 		each(f)
 	}

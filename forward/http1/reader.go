@@ -78,6 +78,10 @@ type MessageReader struct {
 	s, t int
 	seen int // how much of the unread is known to have no end of a head
 
+	// Room is asked before n bytes are taken for a head that is not a usual one, and
+	// told of -n when they are let go; nil: nobody is.
+	Room func(n int) error
+
 	getFn func() []byte
 	putFn func()
 }
@@ -100,6 +104,9 @@ func (r *MessageReader) Unread(p []byte) {
 	}
 	r.Free()
 	r.buf = r.pool.Get(len(rest))
+	if n := len(*r.buf); n > largeBuffer && r.Room != nil {
+		_ = r.Room(n) // it is here already
+	}
 	r.w = copy(*r.buf, rest)
 }
 
@@ -126,8 +133,8 @@ func (r *MessageReader) Within() bool {
 
 // Free gives the buffers back; what is in them is lost.
 func (r *MessageReader) Free() {
-	r.pool.Put(r.buf)
-	r.pool.Put(r.more)
+	r.drop(r.buf)
+	r.drop(r.more)
 	r.buf, r.more, r.r, r.w, r.s, r.t, r.seen = nil, nil, 0, 0, 0, 0, 0
 }
 
@@ -135,13 +142,21 @@ func (r *MessageReader) Free() {
 // any more.
 func (r *MessageReader) Release() {
 	if r.more != nil {
-		r.pool.Put(r.buf)
+		r.drop(r.buf)
 		r.buf, r.r, r.w = r.more, r.s, r.t
 		r.more, r.s, r.t = nil, 0, 0
 	}
 	if r.r == r.w {
 		r.Free()
 	}
+}
+
+// drop gives a buffer back, which may be nil.
+func (r *MessageReader) drop(p *[]byte) {
+	if p != nil && len(*p) > largeBuffer && r.Room != nil {
+		_ = r.Room(-len(*p)) // which does not fail
+	}
+	r.pool.Put(p)
 }
 
 func (r *MessageReader) get() []byte {
@@ -182,7 +197,7 @@ func (r *MessageReader) Head(limit int) ([]byte, error) {
 		if !r.requests || string(there) != "\r" { // which may begin an empty line
 			r.seen = len(there)
 		}
-		if err := r.fill(); err != nil {
+		if err := r.fill(limit); err != nil {
 			if errors.Is(err, io.EOF) && r.seen > 0 {
 				err = io.ErrUnexpectedEOF
 			}
@@ -206,8 +221,8 @@ func EmptyLines(p []byte) (n int) {
 	}
 }
 
-// fill reads once, behind what is there.
-func (r *MessageReader) fill() error {
+// fill reads once, behind what is there, which has no more than limit bytes.
+func (r *MessageReader) fill(limit int) error {
 	if r.r == r.w {
 		r.Free()
 		n, err := r.src.Await(r.getFn, r.putFn)
@@ -218,9 +233,16 @@ func (r *MessageReader) fill() error {
 	case r.r > 0:
 		r.w, r.r = copy(buf, buf[r.r:r.w]), 0
 	default:
-		bigger := r.pool.Get(2 * len(buf))
+		// Of which the limit is in, and a byte more, by which a head is too large.
+		size := min(2*len(buf), max(limit+1, largeBuffer))
+		if size > largeBuffer && r.Room != nil {
+			if err := r.Room(size); err != nil {
+				return err
+			}
+		}
+		bigger := r.pool.Get(size)
 		copy(*bigger, buf)
-		r.pool.Put(r.buf)
+		r.drop(r.buf)
 		r.buf = bigger
 	}
 	n, err := r.src.Read((*r.buf)[r.w:])

@@ -120,6 +120,10 @@ func (x *exchange) attemptOn(try *try, c *upstream.HTTPConn, out *message.Outgoi
 		return nil, o, err
 	}
 	c.Answered.Store(true)
+	if err := x.takeMore(headMemory(resp.Header)); err != nil {
+		resp.Done()
+		return nil, outcome{sent: true}, err
+	}
 	if asksToAuthenticate(resp) {
 		c.SetPrivate()
 	}
@@ -210,6 +214,9 @@ func (x *exchange) roundTrip2(ctx context.Context, c *upstream.HTTPConn, out *me
 		req.URL.Scheme = "https"
 	}
 	if body != nil {
+		if err := x.takeMore(SenderMemory); err != nil {
+			return nil, false, err
+		}
 		body.Trailer = req.Trailer
 		req.Body = body
 	}

@@ -44,6 +44,9 @@ type Options struct {
 	// PeekTimeout bounds the head of a request, IdleTimeout how long nothing passes,
 	// StallTimeout how long a client that owes bytes may be silent.
 	PeekTimeout, IdleTimeout, StallTimeout time.Duration
+	// MaxStreamDuration is how long a request, its answer and an upgrade may be under
+	// way; 0: for ever.
+	MaxStreamDuration time.Duration
 	// RestAfter is for how long nothing passes between two requests before a
 	// connection rests.
 	RestAfter time.Duration

@@ -54,8 +54,8 @@ type http1Conn struct {
 	raw      syscall.RawConn // of the bare connection, to be watched; nil: it has none
 	reader   *http1.MessageReader
 	requests int64
-	unread   bool   // the last request was not read to its end: nothing more is read
-	refused  string // why a head was not understood
+	unread   bool     // the last request was not read to its end: nothing more is read
+	refused  *refusal // of the last head; nil: there was none
 
 	// Of the request at hand.
 	head    http1.RequestHead
@@ -122,6 +122,7 @@ func newHTTP1Conn(t *client, first []byte) *http1Conn {
 		h.raw = relay.Raw(t.NC) // without it nobody watches
 	}
 	h.reader = http1.NewMessageReader(&h.src, t.core.messages, true)
+	h.reader.Room = t.room
 	h.reader.Unread(first)
 	h.src.Count.Store(int64(len(first)))
 	h.life.ended, h.life.alone = h.interrupt, true
@@ -166,6 +167,9 @@ func (h *http1Conn) next() outlook {
 				continue
 			case resting:
 				return resting
+			}
+			if h.reader.Within() {
+				err = errLate
 			}
 		}
 		if err == nil {
@@ -285,6 +289,9 @@ func (h *http1Conn) ends() bool {
 // sweep ends what has taken too long.
 func (h *http1Conn) sweep(now time.Time) {
 	s := &h.swept
+	if h.conn.core.o.MaxStreamDuration > 0 && http1Phase(h.phase.Load()) != waits {
+		h.conn.eachRequest(func(x *exchange) { x.stall.outlives(now) })
+	}
 	if moves := h.moves.Load(); moves != s.moves || s.at.IsZero() {
 		*s = swept{moves: moves, at: now}
 		return
@@ -420,42 +427,6 @@ func (h *http1Conn) clientEvent(events uint32) {
 // interrupt ends what the exchange at hand waits for.
 func (h *http1Conn) interrupt() { h.x.interrupt() }
 
-// refuse answers what is no request, as far as there is something to answer.
-func (h *http1Conn) refuse(err error) {
-	var e *http1.MalformedError
-	if !errors.As(err, &e) {
-		return
-	}
-	h.refused, h.unread = e.Reason, true
-	text := "egressd: bad request: " + e.Reason
-	_ = h.nc.SetWriteDeadline(time.Now().Add(h.conn.core.o.StallTimeout))
-	h.answer.reset(1)
-	h.answer.header.Add("Content-Type", "text/plain")
-	h.answer.header.Add("Connection", "close")
-	h.answer.length, h.answer.known = int64(len(text)), true
-	h.answer.WriteHeader(e.Status)
-	_, _ = h.answer.Write([]byte(text))
-	h.answer.finish()
-	h.malformed(e)
-}
-
-// malformed records a request that is none.
-func (h *http1Conn) malformed(why *http1.MalformedError) {
-	e := h.conn.Event(flow.Request, session.Denied(policy.ReasonMalformed, nil), "http", "")
-	e.Detail, e.Status, e.Method = why.Reason, why.Status, strings.Clone(h.head.Method)
-	path, _, _ := strings.Cut(h.head.Target, "?")
-	e.Path = strings.Clone(path[:min(len(path), maxMalformedPath)])
-	h.conn.core.o.Sink.Record(e)
-	major := 0
-	if h.head.Target != "" {
-		major = 1
-	}
-	h.conn.observeRefused(e, major, h.head.Minor, h.head.Target[:min(len(h.head.Target), maxMalformedPath)], h.head.Host)
-}
-
-// maxMalformedPath is how much of a path is told of a request that is none.
-const maxMalformedPath = 1 << 10
-
 // exchange answers the request at hand. False: the connection ends.
 func (h *http1Conn) exchange() (ok bool) {
 	h.take()
@@ -574,8 +545,8 @@ func (h *http1Conn) close() {
 	e.BytesSent, e.BytesReceived = h.src.Count.Load(), h.answer.sentBytes
 	switch {
 	case e.Reason != policy.ReasonAllowed || e.Detail != "":
-	case h.refused != "":
-		e.Reason, e.Detail = policy.ReasonMalformed, h.refused
+	case h.refused != nil:
+		e.Reason, e.Detail = h.refused.reason, h.refused.text
 	case h.requests == 0:
 		e.Reason, e.Detail = policy.ReasonMalformed, "no complete request"
 	}

@@ -65,6 +65,9 @@ func (x *exchange) send1(c *upstream.HTTPConn, out *message.Outgoing, body *mess
 	} else {
 		b, s.whole, err = s.gather(b)
 	}
+	if err == nil && !s.whole {
+		err = x.takeMore(SenderMemory)
+	}
 	if err == nil {
 		err = c.WriteHTTP1(b)
 	}

@@ -3,7 +3,9 @@
 package httpproxy
 
 import (
+	"errors"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,6 +29,10 @@ type httpConn struct {
 	requests atomic.Int64
 	closed   chan struct{}
 	once     sync.Once
+	// headBy is when the header that is coming must be there; zero: none is. The
+	// reader's.
+	headBy time.Time
+	late   atomic.Bool // it was not
 }
 
 func newHTTPConn(t *client, first []byte) *httpConn {
@@ -46,7 +52,28 @@ func (h *httpConn) Read(p []byte) (n int, err error) {
 	if flood := h.guard.Received(p[:n]); flood != nil {
 		return 0, flood
 	}
+	if err != nil && !h.headBy.IsZero() && errors.Is(err, os.ErrDeadlineExceeded) {
+		h.late.Store(true)
+		return 0, errLate
+	}
+	if err == nil {
+		err = h.awaitHead()
+	}
 	return n, err
+}
+
+// awaitHead has reads fail from when the header that is coming is late. net/http, which
+// waits for the rest of it and looks at no other stream meanwhile, has no time for that.
+func (h *httpConn) awaitHead() error {
+	switch within := h.guard.WithinHead(); {
+	case within == !h.headBy.IsZero():
+		return nil
+	case within:
+		h.headBy = time.Now().Add(h.conn.core.o.PeekTimeout)
+	default:
+		h.headBy = time.Time{}
+	}
+	return h.Conn.SetReadDeadline(h.headBy)
 }
 
 func (h *httpConn) Write(p []byte) (int, error) {

@@ -208,13 +208,13 @@ func (x *exchange) respond(resp *message.Response, dest *policy.RouteDestination
 	x.w.Passes(resp)
 	x.writeStatus(resp.StatusCode)
 	if err := x.copyBody(resp); err != nil {
+		if x.h1 != nil && resp.Length < 0 {
+			relay.Reset(x.conn.NC) // an orderly end would be the end of a whole body to some clients
+		}
 		if cause := x.life.why(); cause != nil || errors.Is(err, errDownstream) {
 			x.aborted(cause)
 		}
 		x.reason, x.detail = upstream.ClosedReason(err), "response body: "+err.Error()
-		if x.h1 != nil && resp.Length < 0 {
-			relay.Reset(x.conn.NC) // an orderly end would be the end of a whole body to some clients
-		}
 		panic(http.ErrAbortHandler)
 	}
 	if x.body != nil && !x.body.Complete() {

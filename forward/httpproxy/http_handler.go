@@ -32,6 +32,7 @@ var (
 	errRouteTimeout  = errors.New("upstream request timeout")
 	errPerTry        = errors.New("upstream request timeout (one try)")
 	errStalled       = errors.New("nothing moved for too long")
+	errTooOld        = errors.New("the request was under way for as long as it may be (--max-stream-duration)")
 	errDone          = errors.New("request ended")
 )
 
@@ -187,22 +188,28 @@ func (x *exchange) serve() {
 }
 
 // takeMemory takes what the request may cost. A connection has paid for the one
-// request at a time that HTTP/1 has.
+// request at a time that HTTP/1 has, but for a head that is not a usual one.
 func (x *exchange) takeMemory() error {
-	if x.r.ProtoMajor == 1 {
-		return nil
+	n := headMemory(x.r.Header)
+	if x.r.ProtoMajor != 1 {
+		n += StreamMemory
 	}
-	x.held = x.conn.Lease()
-	return x.held.Take(0, StreamMemory)
+	return x.takeMore(n)
 }
 
-// keep says whether n more bytes of the body may be kept for another attempt.
-func (x *exchange) keep(n int) bool {
+// takeMore takes n more bytes.
+func (x *exchange) takeMore(n int64) error {
+	if n == 0 {
+		return nil
+	}
 	if x.held == nil {
 		x.held = x.conn.Lease()
 	}
-	return x.held.Take(0, int64(n)) == nil
+	return x.held.Take(0, n)
 }
+
+// keep says whether n more bytes of the body may be kept for another attempt.
+func (x *exchange) keep(n int) bool { return x.takeMore(int64(n)) == nil }
 
 // forget gives back what keep has taken.
 func (x *exchange) forget(n int) { x.held.Give(0, int64(n)) }
@@ -295,7 +302,11 @@ func (x *exchange) fail(err error) {
 		x.reason = policy.ReasonTimeout
 		x.reply(http.StatusGatewayTimeout, "upstream request timeout")
 	case errors.Is(cause, errStalled):
-		x.stalled()
+		x.reason, x.detail = policy.ReasonStreamIdle, cause.Error()
+		x.late("stream timeout")
+	case errors.Is(cause, errTooOld):
+		x.reason, x.detail = policy.ReasonStreamDuration, cause.Error()
+		x.late("downstream duration timeout")
 	case cause != nil:
 		x.aborted(cause)
 	case x.body != nil && x.body.Failed():
@@ -337,17 +348,21 @@ func publicText(err error) string {
 	return dial.ErrConnect.Error()
 }
 
-// stalled answers a request in which nothing moved: 408 when the client owes the
-// rest of it, 504 when the origin owes the answer (Envoy's
-// source/common/http/conn_manager_impl.cc, onIdleTimeout).
-func (x *exchange) stalled() {
-	x.reason, x.detail = policy.ReasonStreamIdle, errStalled.Error()
-	if x.body != nil && !x.body.Complete() {
+// late answers a request whose time is over: 408 when the client owes the rest of it,
+// 504 when the origin owes the answer (Envoy's source/common/http/conn_manager_impl.cc,
+// onIdleTimeout and onStreamMaxDurationReached), or has not taken the body, for which
+// Envoy has 408.
+func (x *exchange) late(text string) {
+	switch {
+	case x.body == nil || x.body.Complete():
+	case x.stall.untaken:
+		x.detail += ": the upstream did not take the request's body"
+	default:
 		x.detail += ": the request's body did not come"
-		x.reply(http.StatusRequestTimeout, "stream timeout")
+		x.reply(http.StatusRequestTimeout, text)
 		return
 	}
-	x.reply(http.StatusGatewayTimeout, "stream timeout")
+	x.reply(http.StatusGatewayTimeout, text)
 }
 
 // aborted ends the exchange without an answer: the policy changed, the
@@ -359,7 +374,9 @@ func (x *exchange) aborted(cause error) {
 	case errors.Is(cause, errRouteTimeout):
 		x.reason = policy.ReasonTimeout
 	case errors.Is(cause, errStalled):
-		x.reason, x.detail = policy.ReasonStreamIdle, errStalled.Error()
+		x.reason, x.detail = policy.ReasonStreamIdle, cause.Error()
+	case errors.Is(cause, errTooOld):
+		x.reason, x.detail = policy.ReasonStreamDuration, cause.Error()
 	default:
 		x.reason = policy.ReasonClientGone
 		x.note("the client went away")

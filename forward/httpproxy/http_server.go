@@ -16,6 +16,7 @@ import (
 	"github.com/egressd/egressd/forward/http1"
 	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/forward/upstream"
+	"github.com/egressd/egressd/internal/field"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
 )
@@ -33,8 +34,34 @@ const (
 // Costs in bytes.
 const (
 	HTTPMemory   = 32 << 10 // beside a connection, for HTTP/1: readers, writers, a copy buffer
-	StreamMemory = 32 << 10 // a request of HTTP/2
+	StreamMemory = 80 << 10 // a request of HTTP/2: as much again, and buffers of the upstream
+	// SenderMemory is for a body that is still to come when the head is sent: buffers
+	// of the client and of the upstream, and a trailer.
+	SenderMemory = 2*bigBuffer + 64<<10
+	// headIncluded is how much of what headMemory says of one head is in these.
+	headIncluded = 8 << 10
 )
+
+// headMemory is what a head takes beyond what every request pays for, in bytes: as it
+// came, as it goes on, and the lists of its fields.
+func headMemory(l field.List) int64 {
+	const perField = 256 // in two lists, and in net/http's map
+	n := int64(len(l) * perField)
+	for i := range l {
+		n += 2 * int64(len(l[i].Name)+len(l[i].Value))
+	}
+	return max(n-headIncluded, 0)
+}
+
+// room takes n bytes for a head that the connection has not paid for, or gives them
+// back.
+func (t *client) room(n int) error {
+	if n < 0 {
+		t.Held.Give(0, int64(-n))
+		return nil
+	}
+	return t.Held.Take(0, int64(n))
+}
 
 // handoff is the net.Listener through which peeked connections reach the one
 // http.Server.
@@ -127,6 +154,9 @@ func (t *client) serveHTTP2(op downstream.Admission, p *relay.Peeked) {
 	}
 	if flood != nil && e.Reason == policy.ReasonAllowed {
 		e.Reason, e.Detail, e.Allowed, e.WouldDeny = policy.ReasonFlood, flood.Error(), false, false
+		t.observeRefused(e, 2, 0, "", "")
+	} else if h.late.Load() && e.Reason == policy.ReasonAllowed {
+		e.Reason, e.Detail, e.Allowed, e.WouldDeny = policy.ReasonPeekTimeout, errLate.Error(), false, false
 		t.observeRefused(e, 2, 0, "", "")
 	} else if h.requests.Load() == 0 && e.Reason == policy.ReasonAllowed && e.Detail == "" {
 		// net/http answered 400 or gave up on the header by itself.

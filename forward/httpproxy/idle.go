@@ -14,9 +14,11 @@ import (
 
 // stall ends an exchange in which nothing has moved for too long. Somebody who
 // owes bytes has the stall timeout: a client that has begun a request and does
-// not send the rest, or does not take an answer that is there. Where nobody
-// does, as between the messages of a stream or while an origin thinks, it is
-// the idle timeout.
+// not send the rest, or does not take an answer that is there, or an origin that
+// does not take a request's body. Where nobody does, as between the messages of a
+// stream or while an origin thinks, it is the idle timeout. Only what a body has
+// moves something: framing, fields and padding do not, however often a byte of them
+// comes. Where bodies move for ever, the exchange ends when it is as old as it may be.
 type stall struct {
 	x       *exchange    // from its beginning: it may be interrupted at once
 	last    atomic.Int64 // when something moved, in nanoseconds since x.start
@@ -26,6 +28,9 @@ type stall struct {
 	mu    sync.Mutex
 	timer *time.Timer
 	ended bool
+	// untaken: it was not the client that a request's body waited for. Whoever knows
+	// that the exchange was ended may read it.
+	untaken bool
 }
 
 func (s *stall) start() {
@@ -53,8 +58,23 @@ func (s *stall) check(quiet time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.ended && quiet >= s.limit() {
-		s.expire()
+		s.expire(errStalled)
 	}
+}
+
+// outlives ends an exchange of HTTP/1 that is older than it may be, and one that has
+// become a tunnel.
+func (s *stall) outlives(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now.Sub(s.x.start) < s.x.core.o.MaxStreamDuration {
+		return
+	}
+	if s.ended { // nobody watches a tunnel but for the bytes in it
+		s.x.cancel(errTooOld)
+		return
+	}
+	s.expire(errTooOld)
 }
 
 // stop ends the watch; when it returns, the exchange is not touched any more.
@@ -81,7 +101,11 @@ func (s *stall) limit() time.Duration {
 
 // next is when to look again: states change while nobody looks.
 func (s *stall) next(quiet time.Duration) time.Duration {
-	return max(min(s.limit()-quiet, s.x.core.o.StallTimeout), time.Millisecond)
+	next := min(s.limit()-quiet, s.x.core.o.StallTimeout)
+	if most := s.x.core.o.MaxStreamDuration; most > 0 {
+		next = min(next, most-time.Since(s.x.start))
+	}
+	return max(next, time.Millisecond)
 }
 
 func (s *stall) look() {
@@ -90,17 +114,24 @@ func (s *stall) look() {
 	if s.ended {
 		return
 	}
-	quiet := time.Since(s.x.start) - time.Duration(s.last.Load())
-	if quiet < s.limit() {
+	age := time.Since(s.x.start)
+	quiet := age - time.Duration(s.last.Load())
+	switch most := s.x.core.o.MaxStreamDuration; {
+	case most > 0 && age >= most:
+		s.expire(errTooOld)
+	case quiet >= s.limit():
+		s.expire(errStalled)
+	default:
 		s.timer.Reset(s.next(quiet))
-		return
 	}
-	s.expire()
 }
 
 // expire ends the exchange. s.mu is held.
-func (s *stall) expire() {
-	s.x.cancel(errStalled)
+func (s *stall) expire(cause error) {
+	if b := s.x.body; b != nil && !s.untaken {
+		s.untaken = !b.Complete() && !b.Awaited()
+	}
+	s.x.cancel(cause)
 	if s.began.Load() {
 		s.x.w.SetWriteDeadline(relay.LongAgo) // a write that waits for the client would wait on
 	}

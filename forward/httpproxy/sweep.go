@@ -21,6 +21,9 @@ type sweeper struct {
 
 func newSweeper(c *Proxy) *sweeper {
 	shortest := min(c.o.PeekTimeout, c.o.IdleTimeout, c.o.StallTimeout, c.o.RestAfter)
+	if most := c.o.MaxStreamDuration; most > 0 {
+		shortest = min(shortest, most)
+	}
 	return &sweeper{core: c, every: min(max(shortest/8, time.Millisecond), time.Second), list: map[*http1Conn]struct{}{}}
 }
 

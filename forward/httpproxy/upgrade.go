@@ -46,8 +46,11 @@ func (x *exchange) upgrade(resp *message.Response, dest *policy.RouteDestination
 	if x.h1.answer.Flush2() == nil {
 		x.tunnel(c)
 	}
-	if errors.Is(x.life.why(), errPolicyChanged) {
+	switch cause := x.life.why(); {
+	case errors.Is(cause, errPolicyChanged):
 		x.decision.Verdict, x.reason = policy.Deny, policy.ReasonPolicyChanged
+	case errors.Is(cause, errTooOld):
+		x.reason, x.detail = policy.ReasonStreamDuration, cause.Error()
 	}
 }
 

@@ -55,6 +55,7 @@ type ReplayBody struct {
 	attempt  atomic.Int64 // the one that may read
 	overflow atomic.Bool  // more than may be kept: no further attempt
 	ended    atomic.Bool  // read to its end
+	awaited  atomic.Bool  // a read waits for the client
 	total    atomic.Int64
 
 	mu   sync.Mutex
@@ -74,6 +75,10 @@ func NewReplayBody(src io.Reader, received func(), keep func(n int) bool, forget
 
 // Complete says whether the body was read to its end.
 func (b *ReplayBody) Complete() bool { return b.ended.Load() }
+
+// Awaited says whether somebody waits for more of it from the client: else whoever it
+// is sent to has not taken what there is.
+func (b *ReplayBody) Awaited() bool { return b.awaited.Load() }
 
 // Next returns the body for a new attempt; earlier attempts read no more.
 func (b *ReplayBody) Next() *AttemptBody {
@@ -143,7 +148,9 @@ func (b *ReplayBody) read(attempt, pos int64, p []byte) (n int, rest int64, err 
 	if b.err != nil {
 		return 0, 0, b.err
 	}
+	b.awaited.Store(true)
 	n, err = b.src.Read(p)
+	b.awaited.Store(false)
 	b.total.Add(int64(n))
 	if n > 0 {
 		b.moved()

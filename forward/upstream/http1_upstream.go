@@ -36,6 +36,7 @@ func newHTTP1Up(c *HTTPConn, buffers *http1.Buffers) *HTTP1 {
 	u.Sent.Store(true)
 	u.Stream.Open(c.Conn)
 	u.Reader = http1.NewMessageReader(&u.Stream, buffers, false)
+	u.Reader.Room = c.room
 	u.TrailerFn = func() field.List { return u.Body.Trailer }
 	u.DoneFn = func() {}
 	u.freeFn = func() {
@@ -43,6 +44,16 @@ func newHTTP1Up(c *HTTPConn, buffers *http1.Buffers) *HTTP1 {
 		u.out = nil
 	}
 	return u
+}
+
+// room takes n bytes for a head that the connection has not paid for, or gives them
+// back.
+func (c *HTTPConn) room(n int) error {
+	if n < 0 {
+		c.held.Give(0, int64(-n))
+		return nil
+	}
+	return c.held.Take(0, int64(n))
 }
 
 // Answered says whether something of an answer has come.

@@ -99,7 +99,7 @@ func (n *node) serveIn(t *testing.T, in *world.Netns, at netip.AddrPort, name st
 	testenv.RequireTool(t, name)
 	c := in.Command(t.Context(), nil, name, args...)
 	// A file: a pipe would be waited for as long as a child of the server has it.
-	log, err := os.CreateTemp(n.Dir(), name+"*.log")
+	log, err := os.CreateTemp(n.Dir(), filepath.Base(name)+"*.log")
 	if err != nil {
 		t.Fatal(err)
 	}

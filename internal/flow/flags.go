@@ -30,7 +30,7 @@ const (
 	FlagUpstreamProtocol    = "UPE" // the answer is no HTTP
 	FlagNoCluster           = "NC"  // nobody declares the destination
 	FlagOverload            = "OM"  // a limit of egressd's own
-	FlagMaxDuration         = "DT"  // maxConnectionDuration
+	FlagMaxDuration         = "DT"  // maxConnectionDuration, or --max-stream-duration
 	flagOrder               = "UH UT LR UR UF UC UO NR DI FI DC URX SI DPE DT UPE NC OM"
 )
 
@@ -40,6 +40,8 @@ var flags = map[policy.Reason]string{
 	policy.ReasonGateway:          FlagNoRoute,
 	policy.ReasonMisdirected:      FlagNoRoute,
 	policy.ReasonResolve:          FlagNoHealthyUpstream,
+	policy.ReasonUnhealthy:        FlagNoHealthyUpstream,
+	policy.ReasonOverflow:         FlagOverflow,
 	policy.ReasonUpstream:         FlagConnectionFailure,
 	policy.ReasonTLSVerify:        FlagConnectionFailure,
 	policy.ReasonTLSHandshake:     FlagConnectionFailure,
@@ -53,6 +55,7 @@ var flags = map[policy.Reason]string{
 	policy.ReasonNoDestination:    FlagNoCluster,
 	policy.ReasonTimeout:          FlagUpstreamTimeout,
 	policy.ReasonStreamIdle:       FlagStreamIdle,
+	policy.ReasonStreamDuration:   FlagMaxDuration,
 	policy.ReasonFault:            FlagFaultInjected,
 	policy.ReasonClientGone:       FlagClientTermination,
 	policy.ReasonPolicyChanged:    FlagLocalReset,
