@@ -24,7 +24,7 @@ type Effect struct {
 	// NoContext: the fields of a trace do not go on.
 	NoContext bool `json:"noContextPropagation,omitempty"`
 	// Uncounted: no metric of Istio's counts. Metrics are those that are changed.
-	Uncounted bool            `json:"metricsDisabled,omitempty"`
+	Uncounted bool           `json:"metricsDisabled,omitempty"`
 	Metrics   []MetricEffect `json:"metrics,omitempty"`
 }
 
