@@ -17,8 +17,8 @@ import (
 	"github.com/egressd/egressd/internal/world"
 )
 
-// endings is a policy under which a flow ends in every way.
-const endings = `---
+// flowEndings is a policy under which a flow ends in every way.
+const flowEndings = `---
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
 metadata: {name: down}
@@ -80,7 +80,7 @@ func lineWith(log string, want map[string]any) bool {
 func TestAccessLogFields(t *testing.T) {
 	t.Parallel()
 	config := seed(t, "googleapis.yaml")
-	config["endings.yaml"] = endings
+	config["endings.yaml"] = flowEndings
 	n := start(t, config, nil, "--access-log", "{dir}/access.log", "--access-log-encoding", "JSON")
 	path := filepath.Join(n.Dir(), "access.log")
 	t.Cleanup(func() {

@@ -24,8 +24,8 @@ with socket.create_connection((sys.argv[1], int(sys.argv[4])), 20) as s:
         sys.stdout.write(p.decode())
 `
 
-// endings are rules of which each has requests end in another way.
-const endings = `
+// requestEndings are rules of which each has requests end in another way.
+const requestEndings = `
   - match: [{uri: {exact: /slow}}]
     timeout: 300ms
     route: [{destination: {host: www.googleapis.com}}]
@@ -64,7 +64,7 @@ func ending(t *testing.T, args ...string) *node {
 	n := prepare(t, map[string]string{}, nil, args...)
 	api := n.API.V4.String()
 	n.serveOutside(t, netip.AddrPortFrom(n.API.V4, 8081), python(t), script(t, "rawserver.py"), api, "8081")
-	n.write(t, "policy.yaml", hosts("sites", world.GoogleAPIs)+rules(endings)+hosts("nameless", "nameless.example")+
+	n.write(t, "policy.yaml", hosts("sites", world.GoogleAPIs)+rules(requestEndings)+hosts("nameless", "nameless.example")+
 		service("dead", "dead.internal", http, "240.0.0.11", "{address: "+api+", ports: {http: 9}}")+
 		service("raw", "raw.internal", http, "240.0.0.12", "{address: "+api+", ports: {http: 8081}}")+
 		service("busy", "busy.internal", http, "240.0.0.13", "{address: "+api+"}")+
