@@ -105,7 +105,7 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"floes"}, `unknown command "floes"; did you mean "flows"?`},
 		{[]string{"sugest"}, `did you mean "suggest"?`},
 		{[]string{"explain", "--alow", "x.example", "https://x.example/"}, "unknown flag: --alow; did you mean --allow?"},
-		{[]string{"flows", "--summery"}, "did you mean --summary?"},
+		{[]string{"flows", "--summry"}, "did you mean --summary?"},
 		{[]string{"flows", "--verd=deny"}, "did you mean --verdict?"},
 		{[]string{"check", "--config", "policy/"}, "egressd check PATH"},
 		{[]string{"diff", "a"}, "egressd diff OLD NEW (1 were given)"},
