@@ -92,6 +92,12 @@ func (a askedOfAgent) run() []string {
 		byFlag[f.flag] = value
 	}
 	for _, flag := range order {
+		if flag == "cluster-domain" {
+			if byFlag[flag] == usualDomain {
+				continue
+			}
+			out = append(out, "--cluster-cidr", "auto") // without which run takes no domain
+		}
 		out = append(out, "--"+flag)
 		if v := byFlag[flag]; v != alone {
 			out = append(out, v)

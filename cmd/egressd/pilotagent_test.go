@@ -16,12 +16,12 @@ const seedAgent = "proxy router --domain istio-system.svc.cluster.local --proxyL
 // TestPilotAgent: pilot-agent's command line starts nothing, and is answered flag by flag.
 func TestPilotAgent(t *testing.T) {
 	for _, c := range []struct{ args, run, says string }{
-		{seedAgent, "egressd run --config /etc/egressd --gateway-selector istio=egressgateway --cluster-domain cluster.local --log-level info --drain-time 45s --trace-service istio-egressgateway --zipkin-address zipkin.istio-system:9411 --admin-address localhost:15000 --status-address localhost:15020\n",
+		{seedAgent, "egressd run --config /etc/egressd --gateway-selector istio=egressgateway --log-level info --drain-time 45s --trace-service istio-egressgateway --zipkin-address zipkin.istio-system:9411 --admin-address localhost:15000 --status-address localhost:15020\n",
 			"  --trust-domain cluster.local: trustDomain of the MeshConfig"},
 		{"proxy sidecar --log_as_json --proxyLogLevel=warning,misc:error --profiling --concurrency 2", "egressd run --config /etc/egressd --log-level warn --log-format json --admin-profile\n", "  --concurrency 2: the variable GOMAXPROCS"},
 		{"proxy router --meshConfig", "egressd run --config /etc/egressd --gateway-selector istio=ingressgateway\n", "  --meshConfig: a file of --config"},
 		{"proxy --log_output_level dns:debug,all:fatal --unheardOf=1 --drainDuration", "egressd run --config /etc/egressd --log-level error --drain-time \n", "  --unheardOf 1: pilot-agent has no such flag"},
-		{"proxy --domain example.org", "egressd run --config /etc/egressd --cluster-domain example.org\n", "  --domain example.org: run --cluster-domain"},
+		{"proxy --domain example.org", "egressd run --config /etc/egressd --cluster-cidr auto --cluster-domain example.org\n", "  --domain example.org: run --cluster-domain"},
 	} {
 		o := call(t, strings.Fields(c.args)...)
 		if o.code != exitUsage || o.stdout != "" || !strings.Contains(o.stderr, "  "+c.run) || !strings.Contains(o.stderr, c.says) {

@@ -34,7 +34,7 @@ const (
 // agentFlags are those of pilot-agent's proxy, from Istio 1.0 on (pilot/cmd/pilot-agent)
 // and of its log (pkg/log). Of several with one flag of run the last one counts.
 var agentFlags = []agentFlag{
-	{name: "domain", flag: "cluster-domain", write: clusterDomain},
+	{name: "domain", flag: "cluster-domain", write: clusterDomain, note: "with --cluster-cidr; cluster.local is usual"},
 	{name: "proxyLogLevel", flag: "log-level", write: firstLevel, note: "there is one log"},
 	{name: "log_output_level", flag: "log-level", write: defaultLevel, note: "and \"egressd log-level SCOPE=LEVEL\" while it runs"},
 	{name: "proxyComponentLogLevel", note: "\"egressd log-level SCOPE=LEVEL\" while it runs"},
@@ -90,6 +90,9 @@ var agentFlags = []agentFlag{
 	{name: "log_target", note: ownLog},
 	{name: "vklog", note: "run --log-level debug has what the client of the API server says"},
 }
+
+// usualDomain is what names of a cluster end in when nothing else is said.
+const usualDomain = "cluster.local"
 
 // clusterDomain is the cluster's part of what names of a namespace end in.
 func clusterDomain(v string) string {
