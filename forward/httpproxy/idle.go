@@ -131,9 +131,13 @@ func (s *stall) expire(cause error) {
 	if b := s.x.body; b != nil && !s.untaken {
 		s.untaken = !b.Complete() && !b.Awaited()
 	}
+	began := s.began.Load() // before the exchange knows, which answers that its time is over
 	s.x.cancel(cause)
-	if s.began.Load() {
+	switch {
+	case began:
 		s.x.w.SetWriteDeadline(relay.LongAgo) // a write that waits for the client would wait on
+	case s.timer != nil:
+		s.timer.Reset(s.x.core.o.StallTimeout) // so may that of its answer; the sweeper looks again
 	}
 }
 
