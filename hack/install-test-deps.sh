@@ -40,6 +40,7 @@ for set in "${@:-test}"; do
 		need_command nginx nginx-light
 		need_command haproxy haproxy
 		need_command tinyproxy tinyproxy-bin
+		need_command rsyslogd rsyslog
 		need_command openssl openssl
 		need_command strace strace
 		need_command mariadbd mariadb-server
