@@ -96,6 +96,7 @@ for set in "${@:-test}"; do
 		need_command mandoc mandoc
 		need_command zsh zsh
 		need_command fish fish
+		need_file /usr/share/bash-completion/bash_completion bash-completion
 		need_command logrotate logrotate
 		;;
 	vm)
