@@ -40,6 +40,7 @@ for set in "${@:-test}"; do
 		need_command nginx nginx-light
 		need_command haproxy haproxy
 		need_command tinyproxy tinyproxy-bin
+		need_command rsyslogd rsyslog
 		need_command openssl openssl
 		need_command strace strace
 		need_command mariadbd mariadb-server
@@ -95,6 +96,7 @@ for set in "${@:-test}"; do
 		need_command mandoc mandoc
 		need_command zsh zsh
 		need_command fish fish
+		need_file /usr/share/bash-completion/bash_completion bash-completion
 		need_command logrotate logrotate
 		;;
 	vm)

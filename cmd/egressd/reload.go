@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -69,20 +70,22 @@ func printReloaded(e env, o lifecycle.Reloaded) {
 	p := o.Policy
 	why := p.Error
 	for _, f := range o.Findings {
-		printLine(e.stderr, "%s", f)
 		if f.Severity == istio.Error {
 			why = "it has errors"
+			failLine(e, "%s", f)
+			continue
 		}
+		printLine(e.stderr, "%s", f)
 	}
 	in := fmt.Sprintf("policy %.12s", p.Hash)
 	switch {
 	case p.Failed != nil && p.Failed.InForce:
-		printLine(e.stderr, "egressd: the policy is in force in part: %s", p.Failed.Error)
-		printLine(e.stderr, "egressd: some of what it allows may be denied; nothing is allowed that neither it nor the one before allows. The daemon tries again every ten seconds")
+		failLine(e, "egressd: the policy is in force in part: %s", p.Failed.Error)
+		failLine(e, "egressd: some of what it allows may be denied; nothing is allowed that neither it nor the one before allows. The daemon tries again every ten seconds")
 		return
 	case p.Error != "":
-		printLine(e.stderr, "egressd: the policy was not reloaded: %s", why)
-		printLine(e.stderr, "egressd: %s of %s stays in force, also for new connections. Correct the files; the daemon reads them again by itself", in, p.Loaded.Local().Format(time.DateTime))
+		failLine(e, "egressd: the policy was not reloaded: %s", why)
+		failLine(e, "egressd: %s of %s stays in force, also for new connections. Correct the files; the daemon reads them again by itself", in, p.Loaded.Local().Format(time.DateTime))
 		return
 	}
 	what := "is in force, as before"
@@ -90,4 +93,12 @@ func printReloaded(e env, o lifecycle.Reloaded) {
 		what = "is in force now"
 	}
 	printLine(e.stdout, "%s %s: %d services, %d virtual services, %d gateways", in, what, p.Services, p.VirtualServices, p.Gateways)
+}
+
+// failLine prints a line that says why a reload failed: ExecReload of a unit writes to the
+// journal, which then has it among the errors.
+func failLine(e env, format string, args ...any) {
+	var line bytes.Buffer
+	printLine(&line, format, args...)
+	e.fail(line.String())
 }

@@ -123,18 +123,14 @@ func appendField(b []byte, name, value string) []byte {
 
 func (j *journal) Close() error { return j.to.close() }
 
-// syslog writes to a unix socket in the format of RFC 5424, with the line as the message.
-type syslog struct {
-	to   *socket
-	host string
-}
+// syslog writes to a unix socket what syslog(3) of the C library writes, with the line as
+// the message: "<PRIORITY>Jan _2 15:04:05 NAME[PID]: ", in local time. Whoever listens on
+// /dev/log reads that alone. RFC 5424 is for the network: rsyslog and the journal would
+// take its version for the name, and its header for a part of the message.
+type syslog struct{ to *socket }
 
 func newSyslog(path string) *syslog {
-	host, err := os.Hostname()
-	if err != nil || host == "" {
-		host = "-"
-	}
-	return &syslog{to: &socket{path: path, networks: []string{"unixgram", "unix"}}, host: host}
+	return &syslog{&socket{path: path, networks: []string{"unixgram", "unix"}}}
 }
 
 func (s *syslog) Write(line []byte) (int, error) {
@@ -142,7 +138,7 @@ func (s *syslog) Write(line []byte) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	b := fmt.Appendf(nil, "<%d>1 %s %s %s %d %s - ", facilityDaemon*8+severity(&e), e.Time.UTC().Format("2006-01-02T15:04:05.000000Z07:00"), s.host, identifier, os.Getpid(), e.Kind)
+	b := fmt.Appendf(nil, "<%d>%s %s[%d]: ", facilityDaemon*8+severity(&e), e.Time.Local().Format(time.Stamp), identifier, os.Getpid())
 	return len(line), s.to.write(append(b, bytes.TrimSuffix(line, []byte("\n"))...))
 }
 

@@ -242,9 +242,14 @@ func (m *Machine) Cgroup(path string) string { return filepath.Join(m.cg.Path(),
 
 // tool prepares hack/kube/tool in a cgroup of the machine, which is there.
 func (m *Machine) tool(ctx context.Context, path string, args ...string) *world.Cmd {
-	// A shell joins the cgroup first: whatever the tool does, it does there.
+	return m.program(ctx, path, append([]string{filepath.Join(m.Dir, "bin/tool")}, args...)...)
+}
+
+// program prepares a command in a cgroup of the machine, which is there.
+func (m *Machine) program(ctx context.Context, path string, command ...string) *world.Cmd {
+	// A shell joins the cgroup first: whatever the program does, it does there.
 	const script = `echo $$ >"$0" && exec "$@"`
-	return m.World.Client(ctx, m.cg, "sh", append([]string{"-c", script, filepath.Join(m.Cgroup(path), "cgroup.procs"), filepath.Join(m.Dir, "bin/tool")}, args...)...)
+	return m.World.Client(ctx, m.cg, "sh", append([]string{"-c", script, filepath.Join(m.Cgroup(path), "cgroup.procs")}, command...)...)
 }
 
 // Signal sends a signal to the main process of a unit.
