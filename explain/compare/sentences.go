@@ -4,6 +4,7 @@ package compare
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -45,11 +46,14 @@ func sentences(old, next []string) []string {
 
 // beforeRules is where the first rule of a VirtualService begins.
 func beforeRules(lines []string) int {
-	if i := slices.IndexFunc(lines, func(l string) bool { return strings.HasPrefix(l, "if ") }); i >= 0 {
+	if i := slices.IndexFunc(lines, ruleHead.MatchString); i >= 0 {
 		return i
 	}
 	return len(lines)
 }
+
+// ruleHead is a line that a rule for HTTP, TLS or TCP begins with.
+var ruleHead = regexp.MustCompile(`^(if|tls|tcp) (.*)$`)
 
 // ruleBlocks are the rules of a VirtualService: a condition with what is done.
 func ruleBlocks(lines []string) []block { return blocks(lines[beforeRules(lines):]) }
@@ -99,17 +103,28 @@ func heads(all []block) []string {
 	return out
 }
 
-// condition is for which requests a rule is.
+// condition is for which requests or connections a rule is.
 func condition(head string) string {
-	if text := strings.TrimPrefix(head, "if "); text != "any" {
-		return "requests with " + text
+	m := ruleHead.FindStringSubmatch(head)
+	if m == nil {
+		return "what is " + head
 	}
-	return "all requests"
+	all := everyRequest
+	if m[1] != "if" {
+		all = "all " + strings.ToUpper(m[1]) + " connections"
+	}
+	if m[2] = named.ReplaceAllString(m[2], ""); m[2] != "any" {
+		return strings.TrimPrefix(all, "all ") + " with " + m[2]
+	}
+	return all
 }
+
+// everyRequest is the condition of a rule that has none.
+const everyRequest = "all requests"
 
 // within says of which requests sentences are.
 func within(condition string, list []string) []string {
-	if condition == "all requests" {
+	if condition == everyRequest {
 		return list
 	}
 	for i := range list {
@@ -131,6 +146,9 @@ func summary(body []string) string {
 		default:
 			out = append(out, f.subject+" is "+f.value)
 		}
+	}
+	if len(out) == 0 {
+		return "nothing"
 	}
 	return strings.Join(out, ", ")
 }

@@ -43,6 +43,11 @@ func shares(a, b string) string {
 	return virtual("route: [{destination: {host: api.example.com}, weight: " + a + "}, {destination: {host: b.example.com}, weight: " + b + "}]")
 }
 
+// passed is a rule for TLS that is passed on.
+func passed(sni, to string) string {
+	return "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: api}\nspec:\n  hosts: [" + sni + "]\n  tls:\n  - match: [{port: 443, sniHosts: [" + sni + "]}]\n    route: [{destination: {host: " + to + "}}]\n"
+}
+
 func toSubset(name string) string {
 	return virtual("route: [{destination: {host: api.example.com, subset: " + name + "}}]")
 }
@@ -256,6 +261,15 @@ func changedFields() map[string]struct{ old, next, want string } {
 				`a rule for requests with uri^="/v1" comes: everything to api.example.com`,
 			),
 		},
+		"a route of TLS": {
+			entry("api", "api.example.com", https) + entry("b", "b.example.com", https) + passed("api.example.com", "api.example.com"),
+			entry("api", "api.example.com", https) + entry("b", "b.example.com", https) + passed("api.example.com", "b.example.com"),
+			lines(
+				"what passes is now sent through the proxy (it was let through straight after the name in its TLS was read)",
+				"of TLS connections with sni [api.example.com] port 443: b.example.com now receives everything",
+				"of TLS connections with sni [api.example.com] port 443: api.example.com receives nothing any more (it was everything)",
+			),
+		},
 		"tls mode": {
 			api, api + traffic("tls: {mode: SIMPLE}"),
 			lines(
@@ -396,3 +410,20 @@ func TestUnknownLine(t *testing.T) {
 }
 
 func lines(all ...string) string { return strings.Join(all, "\n") }
+
+// FuzzSentences: whatever texts are compared, it ends, and something is said when they
+// differ and nothing when they do not.
+func FuzzSentences(f *testing.F) {
+	f.Add("if any\n  to a:0 1/1: a:80 HTTP DNS a:80\nif any", "if any\n  timeout 3s, counted from the request; then 504\ntls any (VirtualService a/b)\n  to a:0 0/0: unknown")
+	f.Add("upstream a:1 HTTP DNS traffic {A={B=\"}\" C=[1 2]} D} (X a/b)", "upstream a:1 HTTP DNS traffic {A={} B=1} (X a/b) failover a=b")
+	f.Add("    deep\n  DENY (AuthorizationPolicy a/b)\n    if any (AuthorizationPolicy a/b)", "CORS policy {{} not routed")
+	f.Fuzz(func(t *testing.T, a, b string) {
+		old, next := strings.Split(a, "\n"), strings.Split(b, "\n")
+		if got := sentences(old, next); len(got) == 0 && a != b {
+			t.Errorf("nothing is said of %q and %q", a, b)
+		}
+		if got := sentences(old, old); len(got) > 0 {
+			t.Errorf("%q differs from itself: %q", a, got)
+		}
+	})
+}
