@@ -356,7 +356,7 @@ func changedFields() map[string]struct{ old, next, want string } {
 		"mode of a Workload": {
 			api + workload, api + modeOf("audit"),
 			lines(
-				"the mode is now audit, in which a denial is told and lets pass (it was the node's)",
+				"the mode is now audit, in which a denial is told and the flow passes (it was the node's)",
 			),
 		},
 		"selectors of a Workload": {

@@ -50,7 +50,7 @@ func modeOf(w *policy.Workload) string {
 	}
 	switch *w.Mode {
 	case policy.Audit:
-		return "audit, in which a denial is told and lets pass"
+		return "audit, in which a denial is told and the flow passes"
 	case policy.Off:
 		return "off, in which nothing is decided"
 	}
