@@ -203,3 +203,21 @@ const (
 	// ReasonOverload: a bound on connections or queries was reached.
 	ReasonOverload Reason = "overload"
 )
+
+// Reasons are all of them, in the order above.
+func Reasons() []Reason {
+	return []Reason{
+		ReasonAllowed, ReasonNoRule, ReasonPort, ReasonTransport, ReasonSocketType, ReasonNetns, ReasonOwnPort,
+		ReasonMapFull, ReasonQuota, ReasonGroup, ReasonSource, ReasonMartian, ReasonDevice, ReasonOptions,
+		ReasonNoWorkload, ReasonUnknownWorkload, ReasonNoConfig, ReasonNoEndpoint, ReasonStorage, ReasonEthertype,
+		ReasonFragment, ReasonNoState, ReasonFrame, ReasonSequence, ReasonNoListener, ReasonNoOrigin, ReasonName,
+		ReasonQueryType, ReasonNoName, ReasonNotTLS, ReasonNotHTTP, ReasonMalformed, ReasonFlood, ReasonPeekTimeout,
+		ReasonAddress, ReasonEndpoint, ReasonPolicyChanged, ReasonAuthorization, ReasonNoAllow, ReasonNotSupported,
+		ReasonNoRoute, ReasonGateway, ReasonMisdirected, ReasonCertificate, ReasonHandshake, ReasonClientCertificate,
+		ReasonProxyProtocol, ReasonGatewayLoop, ReasonNoDestination, ReasonUpstream, ReasonTLSVerify,
+		ReasonTLSHandshake, ReasonTLSRejected, ReasonTLSCredential, ReasonTunnel, ReasonCredential, ReasonOverflow,
+		ReasonUnhealthy, ReasonUpstreamClosed, ReasonUpstreamReset, ReasonUpstreamProtocol, ReasonResolve,
+		ReasonTimeout, ReasonStreamIdle, ReasonStreamDuration, ReasonClientGone, ReasonFault, ReasonLoop,
+		ReasonOverload,
+	}
+}

@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -46,6 +47,28 @@ func unknownCommand(cmd *cobra.Command, verb string) error {
 		return usageError{fmt.Errorf("unknown command %q; did you mean %q?", verb, meant)}
 	}
 	return usageError{fmt.Errorf("unknown command %q; there are %s", verb, strings.Join(verbs, ", "))}
+}
+
+// oneOfThem is the error about values of a flag, separated by commas, of which one is
+// none of those that there are; nil: all are. otherwise says where those stand, where they
+// are too many for a line.
+func oneOfThem(flag, values string, there []string, otherwise string) error {
+	if values == "" {
+		return nil
+	}
+	for v := range strings.SplitSeq(values, ",") {
+		if slices.Contains(there, v) {
+			continue
+		}
+		if meant := closest(v, there); meant != "" {
+			return usageError{fmt.Errorf("--%s: there is no %q; did you mean %s?", flag, v, meant)}
+		}
+		if otherwise == "" {
+			otherwise = "there are " + strings.Join(there, ", ")
+		}
+		return usageError{fmt.Errorf("--%s: there is no %q; %s", flag, v, otherwise)}
+	}
+	return nil
 }
 
 // closest is the word that a text may stand for: the one with the fewest letters that

@@ -4,7 +4,6 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -22,10 +21,14 @@ func diffCommand(e env) *cobra.Command {
 		Short: "Say what a change of a policy opens, closes and changes",
 		Long: `diff compares two policies, each a file, a directory, or - for standard input. For
 each workload it says what becomes reachable (+), what becomes unreachable (-), and
-what is decided or acted on in another way (~), with the lines that differ, and what is
-logged, traced or counted in another way (~ access log, traces, metrics). Where
-objects stand, how they are written and in which order is no difference. A workload
-that comes or goes is compared with the processes that no Workload describes.
+what is decided or acted on in another way (~), in sentences: how it is now and how it
+was. So it does of what is logged, traced or counted in another way (~ access log,
+traces, metrics), and of the mode and the processes of a workload. Where objects stand,
+how they are written and in which order is no difference. A workload that comes or goes
+is compared with the processes that no Workload describes.
+
+With -o json each difference has its sentences (says) and the lines of the compiled
+policies that differ (old, new).
 
 The exit code is 0 when both decide the same, 1 when they do not, and 2 when one of
 them cannot be read.`,
@@ -98,13 +101,14 @@ func printDifferences(e env, list []compare.Delta) {
 		}
 		switch d.Kind {
 		case compare.Reachable:
-			printLine(w, "  + %s becomes reachable: %s", d.What, first(d.New))
+			printLine(w, "  + %s", strings.Join(d.Says, "; "))
 		case compare.Unreachable:
-			printLine(w, "  - %s becomes unreachable; it was: %s", d.What, first(d.Old))
+			printLine(w, "  - %s", strings.Join(d.Says, "; "))
 		default:
 			printLine(w, "  ~ %s:", d.What)
-			printLines(w, "-", d.Old)
-			printLines(w, "+", d.New)
+			for _, s := range d.Says {
+				printLine(w, "      %s", s)
+			}
 		}
 	}
 	if len(list) == 0 {
@@ -112,19 +116,4 @@ func printDifferences(e env, list []compare.Delta) {
 		return
 	}
 	fmt.Fprintf(e.stderr, "%d reachable, %d unreachable, %d changed\n", counts[compare.Reachable], counts[compare.Unreachable], counts[compare.Changed])
-}
-
-// first is the line that says what is decided; the rest is how it is done.
-func first(lines []string) string {
-	if len(lines) == 0 {
-		return ""
-	}
-	line, _, _ := strings.Cut(lines[0], " first=") // behind it: for what each protocol stands
-	return line
-}
-
-func printLines(w io.Writer, sign string, lines []string) {
-	for _, l := range lines {
-		printLine(w, "      %s %s", sign, l)
-	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/egressd/egressd/internal/flowfilter"
+	"github.com/egressd/egressd/policy"
 )
 
 // flowFilterFlags say which events are wanted.
@@ -48,6 +49,12 @@ func (f *flowFilterFlags) read() (url.Values, flowfilter.Filter, error) {
 	if pod != "" && f.workload != "" {
 		return nil, flowfilter.Filter{}, usageError{errors.New("--pod and --workload: name one of them")}
 	}
+	if err := oneOfThem(flowfilter.Verdict, f.verdict, flowfilter.Verdicts, ""); err != nil {
+		return nil, flowfilter.Filter{}, err
+	}
+	if err := oneOfThem(flowfilter.Reason, f.reason, reasons(), "docs/REASONS.md has the reasons"); err != nil {
+		return nil, flowfilter.Filter{}, err
+	}
 	now := time.Now()
 	q := url.Values{}
 	for name, text := range map[string]string{flowfilter.Since: f.since, flowfilter.Until: f.until} {
@@ -71,6 +78,14 @@ func (f *flowFilterFlags) read() (url.Values, flowfilter.Filter, error) {
 		return nil, wanted, usageError{fmt.Errorf("--%w", err)}
 	}
 	return q, wanted, nil
+}
+
+// reasons are those that this egressd knows.
+func reasons() (out []string) {
+	for _, r := range policy.Reasons() {
+		out = append(out, string(r))
+	}
+	return out
 }
 
 // moment reads a time: so long before now, or one of a calendar. A day begins as it does

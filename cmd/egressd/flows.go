@@ -156,9 +156,14 @@ func complainNothing(e env, filtered bool, then string) {
 
 // complainUnread tells of lines that could not be read.
 func complainUnread(e env, u flowrecord.Unread) error {
-	if u.Bad == 0 {
+	if u.Complete() {
 		return nil
 	}
-	printLine(e.stderr, "egressd: %s could not be read, and what they said is missing; the first: %v", counted(u.Bad, "line"), u.First)
+	if u.Bad > 0 {
+		printLine(e.stderr, "egressd: %s could not be read, and what they said is missing; the first: %v", counted(u.Bad, "line"), u.First)
+	}
+	for _, c := range u.Cut {
+		printLine(e.stderr, "egressd: %s ends too early: what was compressed (gzip) is cut short. %s of it could be read, and the flows behind them are missing here. Where the file is still whole, copy it again", c.Name, counted(c.Read, "line"))
+	}
 	return exitError{exitFinding}
 }

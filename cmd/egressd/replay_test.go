@@ -102,6 +102,35 @@ func TestFlowsOfFile(t *testing.T) {
 	}
 }
 
+// TestCutFlowLog: what can be read of a file that was cut short is told, and that the
+// rest is missing.
+func TestCutFlowLog(t *testing.T) {
+	_, zipped, _ := flowFiles(t)
+	whole, err := os.ReadFile(zipped)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cut := zipped + ".cut.gz"
+	if err := os.WriteFile(cut, whole[:len(whole)-8], 0o600); err != nil { // without the checksum: all lines are there
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		args           []string
+		code           int
+		stdout, stderr string
+	}{
+		{[]string{"flows", "--file", cut, "-o", "json"}, 1, flowLines, cut + " ends too early: what was compressed (gzip) is cut short. 3 lines of it could be read, and the flows behind them are missing here"},
+		{[]string{"replay", cut, "--allow", "a.example.com"}, 1, "", "3 lines of it could be read"},
+		{[]string{"suggest", "--from", cut}, 0, "not complete: " + cut + " is cut short, and was read as far as 3 lines", ""},
+		{[]string{"flows", "--file", zipped, "-o", "json"}, 0, flowLines, ""},
+	} {
+		r := call(t, c.args...)
+		if r.code != c.code || !strings.Contains(r.stdout, c.stdout) || !strings.Contains(r.stderr, c.stderr) {
+			t.Errorf("%v: %+v, want exit code %d, %q, %q", c.args, r, c.code, c.stdout, c.stderr)
+		}
+	}
+}
+
 func TestMoment(t *testing.T) {
 	now := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
 	for text, want := range map[string]time.Time{

@@ -205,6 +205,9 @@ func (f *suggestFlags) fromFiles(l *learn.Learner) ([]policy.Identity, []string,
 	if first, last := l.Span(); !first.IsZero() {
 		about[0] += ", from " + stamp(first) + " to " + stamp(last)
 	}
+	for _, c := range unread.Cut {
+		about = append(about, fmt.Sprintf("not complete: %s is cut short, and was read as far as %s", quote.Line(c.Name), counted(c.Read, "line")))
+	}
 	if unread.Bad > 0 {
 		about = append(about, fmt.Sprintf("not complete: %s could not be read, the first of them %s", counted(unread.Bad, "line"), quote.Line(unread.First.Error())))
 	}

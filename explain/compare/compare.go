@@ -32,6 +32,8 @@ type Delta struct {
 	// ("10.0.0.0/8:5432/tcp"), the rules of a host ("rules of api.example.com") or a
 	// setting of the workload's policy.
 	What string `json:"what"`
+	// Says are sentences: what differs, how it is now, and how it was.
+	Says []string `json:"says"`
 	// Old and New are what is decided of it, without the places of objects. Of what
 	// has changed they have the lines that differ and nothing else.
 	Old []string `json:"old,omitempty"`
@@ -55,7 +57,10 @@ func Policies(old, next *policy.Snapshot) []Delta {
 			}
 		}
 	}
-	return slices.Concat(out, gateways(before, after), telemetries(old, next, workloads(before, after)))
+	out = slices.Concat(out, described(old, next, workloads(before, after)))
+	out = slices.Concat(out, gateways(before, after), telemetries(old, next, workloads(before, after)))
+	slices.SortStableFunc(out, func(a, b Delta) int { return cmp.Compare(a.Workload, b.Workload) })
+	return out
 }
 
 // gateways compares the listeners of gateways, which no workload has.
@@ -106,14 +111,28 @@ func difference(workload, what string, old, next item) (Delta, bool) {
 		return d, false
 	case old.opens == next.opens && old.lines != nil && next.lines != nil:
 		d.Old, d.New = differing(old.lines, next.lines)
+		d.Says = sentences(old.lines, next.lines)
 		return d, true
 	case next.opens && !old.opens:
 		d.Kind = Reachable
+		d.Says = []string{what + " becomes reachable: " + first(next.lines)}
 	case old.opens && !next.opens:
 		d.Kind = Unreachable
+		d.Says = []string{what + " becomes unreachable; it was: " + first(old.lines)}
+	default:
+		d.Says = sentences(old.lines, next.lines)
 	}
 	d.Old, d.New = old.lines, next.lines
 	return d, true
+}
+
+// first is the line that says what is decided; the rest is how it is done.
+func first(lines []string) string {
+	if len(lines) == 0 {
+		return ""
+	}
+	line, _, _ := strings.Cut(lines[0], " first=") // behind it: for what each protocol stands
+	return line
 }
 
 // differing are the lines that one has and the other has not, in their order: what is

@@ -213,10 +213,46 @@ func TestEach(t *testing.T) {
 	if u, err = Each(paths, strings.NewReader(""), func(flow.Event) bool { return false }); err != nil || u.Read != 1 {
 		t.Errorf("one was enough: %+v, %v", u, err)
 	}
-	for _, bad := range []string{filepath.Join(dir, "none"), dir, write("broken.gz", "\x1f\x8bx")} {
+	for _, bad := range []string{filepath.Join(dir, "none"), dir, write("broken.gz", "\x1f\x8b\x00no method of RFC 1952")} {
 		if _, err := Each([]string{bad}, nil, func(flow.Event) bool { return true }); err == nil {
 			t.Errorf("%s was read", bad)
 		}
+	}
+}
+
+// TestCutFile: of a compressed file that ends too early the whole lines before that are
+// read, wherever it was cut, and it is told; so are the files behind it.
+func TestCutFile(t *testing.T) {
+	var text strings.Builder
+	for i := range 50 {
+		text.WriteString(lineOf(t, denied(1, strings.Repeat("a", i*100))))
+	}
+	whole, _ := io.ReadAll(zipped(t, text.String()))
+	dir := t.TempDir()
+	cut, next := filepath.Join(dir, "cut.gz"), filepath.Join(dir, "next")
+	if err := os.WriteFile(next, []byte(lineOf(t, denied(5, "next"))), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	most := 0
+	for size := 2; size < len(whole); size += 7 {
+		if err := os.WriteFile(cut, whole[:size], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		names := 0
+		u, err := Each([]string{cut, next}, nil, func(e flow.Event) bool { names++; return true })
+		if err != nil || u.Read != names || u.Bad != 0 || u.Complete() || len(u.Cut) != 1 || u.Cut[0] != (CutFile{cut, names - 1}) {
+			t.Fatalf("%d of %d bytes: %+v, %d events, %v", size, len(whole), u, names, err)
+		}
+		most = max(most, names-1)
+	}
+	if most < 25 {
+		t.Errorf("at most %d lines of 50 were read", most)
+	}
+	if err := os.WriteFile(cut, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if u, err := Each([]string{cut, next}, nil, func(flow.Event) bool { return true }); err != nil || !u.Complete() || u.Read != 51 {
+		t.Errorf("the whole file: %+v, %v", u, err)
 	}
 }
 

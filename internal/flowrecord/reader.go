@@ -111,11 +111,24 @@ type Unread struct {
 	// Read is how many lines were read, Bad how many were not, First the first of these.
 	Read, Bad int
 	First     error
+	// Cut are compressed files whose end is missing: nobody knows how many lines were
+	// in it.
+	Cut []CutFile
 }
 
+// CutFile is a compressed file that ends too early.
+type CutFile struct {
+	Name string
+	Read int // lines before that
+}
+
+// Complete says that nothing is missing.
+func (u *Unread) Complete() bool { return u.Bad == 0 && len(u.Cut) == 0 }
+
 // Each calls f for the events of log files, the file that begins first coming first, as
-// long as f returns true. Lines that are none are counted; that a file cannot be read is
-// an error. stdin is read where a path is Stdin, behind all files.
+// long as f returns true. Lines that are none are counted, and of a compressed file
+// that ends too early the lines before that are read; that a file cannot be read is an
+// error. stdin is read where a path is Stdin, behind all files.
 func Each(paths []string, stdin io.Reader, f func(flow.Event) bool) (Unread, error) {
 	return EachLine(paths, stdin, func(e flow.Event, _ []byte) bool { return f(e) })
 }
@@ -180,7 +193,11 @@ func (u *Unread) file(path string, stdin io.Reader, f func(flow.Event, []byte) b
 		}
 		in, name = opened, path
 	}
+	before := u.Read
 	r, err := NewReader(in, name)
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return u.cut(name, 0), nil
+	}
 	if err != nil {
 		return false, err
 	}
@@ -199,8 +216,16 @@ func (u *Unread) file(path string, stdin io.Reader, f func(flow.Event, []byte) b
 			if u.First == nil {
 				u.First = bad
 			}
+		case errors.Is(err, io.ErrUnexpectedEOF):
+			return u.cut(name, u.Read-before), nil
 		default:
 			return false, err
 		}
 	}
+}
+
+// cut notes a file whose end is missing; the next one is wanted.
+func (u *Unread) cut(name string, read int) bool {
+	u.Cut = append(u.Cut, CutFile{name, read})
+	return true
 }
