@@ -65,7 +65,7 @@ test-otlp: ## what the daemon sends by OTLP and in Zipkin's format, taken by the
 	hack/install-test-deps.sh test
 	$(GO) test -C hack/otlptest -count=1 $(if $(ROOT),-exec '$(ROOT)') $(TESTFLAGS) ./...
 
-test-conformance: ## the Gateway API's own conformance tests, with a node for each Gateway: some 20 minutes
+test-conformance: ## the Gateway API's own conformance tests, with a node for each Gateway: some 4 minutes
 	hack/install-test-deps.sh test
 	$(GO) test -C hack/conformance -count=1 -timeout 60m $(if $(ROOT),-exec '$(ROOT)') $(TESTFLAGS) ./...
 

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
-	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -82,20 +81,30 @@ func TestConformance(t *testing.T) {
 		}
 	})
 
-	claimed := sets.New[features.FeatureName]()
-	for _, f := range features.AllFeatures.UnsortedList() {
-		if !notClaimed.Has(f.Name) {
-			claimed.Insert(f.Name)
-		}
-	}
 	conformance.RunConformanceWithOptions(t, suite.ConformanceOptions{
 		ConfigurableOptions: suite.ConfigurableOptions{
-			GatewayClassName: class, SupportedFeatures: sets.List(claimed), RunTest: os.Getenv("EGRESSD_CONFORMANCE_TEST"),
+			GatewayClassName: class, SupportedFeatures: c.claimed(), RunTest: os.Getenv("EGRESSD_CONFORMANCE_TEST"),
 			TimeoutConfig: patient(), CleanupTestResources: true, AllowCRDsMismatch: true,
 			Debug: os.Getenv("EGRESSD_CONFORMANCE_TEST") != "", DisableParallelTests: true,
 		},
 		Client: objects, ClientOptions: scheme, Clientset: clients, RestConfig: cfg, ManifestFS: []fs.FS{&conformance.Manifests},
 	})
+}
+
+// claimed are the features that the class's status has: the suite reads them by itself
+// only when it runs all tests.
+func (c *cluster) claimed() (out []features.FeatureName) {
+	await(c.t, "feature in the status of the GatewayClass", func() bool {
+		var o gateway.GatewayClass
+		if err := c.objects.Get(c.ctx, client.ObjectKey{Name: class}, &o); err != nil {
+			c.t.Fatal(err)
+		}
+		for _, f := range o.Status.SupportedFeatures {
+			out = append(out, features.FeatureName(f.Name))
+		}
+		return len(out) > 0
+	})
+	return out
 }
 
 // kinds are the Gateway API's of the experimental channel, which has the field retry.

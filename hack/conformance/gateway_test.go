@@ -56,7 +56,8 @@ func (c *cluster) serve(uid, namespace, name string) {
 	number := len(c.names) + 1
 	node := strings.TrimSuffix(fmt.Sprintf("gateway-%d-%s", number, name), "-")
 	c.names = append(c.names, node)
-	dir := filepath.Join(os.Getenv(inside), node)
+	// Without the Gateway's name: paths of unix sockets are at most 107 bytes long.
+	dir := filepath.Join(os.Getenv(inside), fmt.Sprintf("gateway-%d", number))
 	n := &gatewayNode{bpffs: filepath.Join(dir, "bpf")}
 	for _, d := range []string{dir, n.bpffs} {
 		if err := os.Mkdir(d, 0o700); err != nil {

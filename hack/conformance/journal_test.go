@@ -62,6 +62,14 @@ func (j *journal) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// last is the end of what was written.
+func (j *journal) last() string {
+	const most = 2000
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return string(j.text[max(0, len(j.text)-most):])
+}
+
 func (j *journal) close() {
 	if j.copy != nil {
 		_ = j.copy.Close()

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 )
@@ -44,6 +45,9 @@ type machine struct {
 	ip  string
 	log *journal
 	cmd *exec.Cmd
+	// ending says that the process is to end, done is closed when it has.
+	ending atomic.Bool
+	done   chan struct{}
 }
 
 var (
@@ -62,7 +66,7 @@ func start(t *testing.T, name string, env []string, program string, args ...stri
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &machine{ip: fmt.Sprintf("10.77.%d.%d", 1+n/200, 1+n%200), log: log}
+	m := &machine{ip: fmt.Sprintf("10.77.%d.%d", 1+n/200, 1+n%200), log: log, done: make(chan struct{})}
 	m.cmd = exec.Command("unshare", append([]string{"--net", "--", "sh", "-c", `read line && exec "$0" "$@"`, program}, args...)...)
 	m.cmd.Stdout, m.cmd.Stderr = log, log
 	m.cmd.Env = append(os.Environ(), env...)
@@ -74,6 +78,12 @@ func start(t *testing.T, name string, env []string, program string, args ...stri
 	if err := m.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	go func() {
+		defer close(m.done)
+		if err := m.cmd.Wait(); !m.ending.Load() {
+			t.Errorf("%s has ended: %v\n%s", name, err, m.log.last())
+		}
+	}()
 	pid := strconv.Itoa(m.cmd.Process.Pid)
 	waitNamespace(t, pid)
 	veth := "v" + strconv.Itoa(n)
@@ -102,8 +112,9 @@ func waitNamespace(t *testing.T, pid string) {
 
 // end ends the machine; egressd has no time to drain.
 func (m *machine) end() {
-	_ = m.cmd.Process.Kill()
-	_ = m.cmd.Wait() // it was killed
+	m.ending.Store(true)
+	_ = m.cmd.Process.Kill() // it may have ended
+	<-m.done
 	m.log.close()
 }
 

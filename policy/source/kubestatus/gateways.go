@@ -221,10 +221,8 @@ func (g *gatewayObjects) certificate(ctx context.Context, n types.NamespacedName
 
 // write has statuses written where they are others.
 func (g *gatewayObjects) write(s gwstatus.Statuses) {
-	for name, conditions := range s.Classes {
-		g.say(classes, types.NamespacedName{Name: name}, conditions, func(status map[string]any, now meta.Time) {
-			status["conditions"] = merge(status["conditions"], conditions, now)
-		})
+	for name, want := range s.Classes {
+		g.say(classes, types.NamespacedName{Name: name}, want, func(status map[string]any, now meta.Time) { editClass(status, want, now) })
 	}
 	for name, want := range s.Gateways {
 		g.say(gateways, name, want, func(status map[string]any, now meta.Time) { editGateway(status, want, now) })

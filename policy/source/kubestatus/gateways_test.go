@@ -85,6 +85,9 @@ func TestGatewayStatus(t *testing.T) {
 	}
 	p := s.run(t, node{})
 	s.Kubectl(t, "wait", "gatewayclass/"+s.ns, "--for=condition=Accepted", "--timeout=30s")
+	if got := s.Kubectl(t, "get", "gatewayclass/"+s.ns, "-o", "jsonpath={.status.supportedFeatures[*].name}"); !strings.HasPrefix(got, "GRPCRoute ") || !strings.HasSuffix(got, " TLSRouteModeTerminate") {
+		t.Errorf("the class says that it has the features %q", got)
+	}
 	s.Kubectl(t, "wait", "-n", s.ns, "gateway/gw", "--for=condition=Accepted", "--timeout=30s")
 	says := func(kind, name, want string) {
 		t.Helper()
@@ -111,7 +114,7 @@ tcp has 1: Accepted=True(Accepted) Programmed=True(Programmed) ResolvedRefs=True
 	}
 	says("tlsroute", "else", "egressd.dev/gateway: Accepted=False(NoMatchingListenerHostname) ResolvedRefs=False(BackendNotFound)\n")
 	version := func() string {
-		return s.object(t, "httproute", "web").GetResourceVersion() + s.object(t, "tcproute", "web").GetResourceVersion() + s.object(t, "gateway", "gw").GetResourceVersion()
+		return s.object(t, "gatewayclass", s.ns).GetResourceVersion() + s.object(t, "httproute", "web").GetResourceVersion() + s.object(t, "tcproute", "web").GetResourceVersion() + s.object(t, "gateway", "gw").GetResourceVersion()
 	}
 	was := version()
 	s.rounds(t, 3)

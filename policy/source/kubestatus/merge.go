@@ -59,6 +59,12 @@ func merge(list any, conditions []meta.Condition, now meta.Time) []any {
 	return out
 }
 
+// editClass brings the status of a GatewayClass up to date.
+func editClass(status map[string]any, want gateway.GatewayClassStatus, now meta.Time) {
+	status["conditions"] = merge(status["conditions"], want.Conditions, now)
+	status["supportedFeatures"] = plain(&want)["supportedFeatures"]
+}
+
 // editGateway brings the status of a Gateway up to date.
 func editGateway(status map[string]any, want gateway.GatewayStatus, now meta.Time) {
 	status["conditions"] = merge(status["conditions"], want.Conditions, now)

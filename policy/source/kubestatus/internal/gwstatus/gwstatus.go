@@ -52,7 +52,7 @@ const GatewayKind = "Gateway." + gateway.GroupName
 // Statuses are those of the objects that are the controller's. Conditions have no
 // time of their last transition: it is that of the writing if they change.
 type Statuses struct {
-	Classes  map[string][]meta.Condition
+	Classes  map[string]gateway.GatewayClassStatus
 	Gateways map[types.NamespacedName]gateway.GatewayStatus
 	// Routes are the parents that the controller answers for; other controllers
 	// may have more. A route of which it answers for none is not here.
@@ -62,13 +62,13 @@ type Statuses struct {
 // Compute says what the statuses are.
 func Compute(o Observed) Statuses {
 	out := Statuses{
-		Classes:  map[string][]meta.Condition{},
+		Classes:  map[string]gateway.GatewayClassStatus{},
 		Gateways: map[types.NamespacedName]gateway.GatewayStatus{},
 		Routes:   map[ObjectKey][]gateway.RouteParentStatus{},
 	}
 	for _, c := range o.Classes {
 		if c.Spec.ControllerName == o.Controller {
-			out.Classes[c.Name] = []meta.Condition{classCondition(c)}
+			out.Classes[c.Name] = gateway.GatewayClassStatus{Conditions: []meta.Condition{classCondition(c)}, SupportedFeatures: supportedFeatures()}
 		}
 	}
 	gateways := map[types.NamespacedName]*served{}

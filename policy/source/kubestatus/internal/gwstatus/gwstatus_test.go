@@ -167,10 +167,10 @@ func TestClass(t *testing.T) {
 	if len(got.Classes) != 2 || len(got.Gateways) != 2 || got.Gateways[nameOf(served)].Conditions == nil {
 		t.Errorf("%d classes, %d gateways", len(got.Classes), len(got.Gateways))
 	}
-	if s := said(t, 3, got.Classes["egressd"]); s != "Accepted=True" {
+	if s := said(t, 3, got.Classes["egressd"].Conditions); s != "Accepted=True" {
 		t.Error(s)
 	}
-	if s := said(t, 3, got.Classes["odd"]); s != "Accepted=False InvalidParameters" {
+	if s := said(t, 3, got.Classes["odd"].Conditions); s != "Accepted=False InvalidParameters" {
 		t.Error(s)
 	}
 	o.Classes = nil // that of the default name needs no object
