@@ -100,7 +100,7 @@ func TestAccessLogFields(t *testing.T) {
 		n.probe(t, n.in, "dial", hostPort(c.stranger, 443))
 		n.probe(t, n.in, "dial", c.echo)
 		request := map[string]any{"start_time": start, "user_agent": "agent", "protocol": "HTTP/1.1", "duration": true, "downstream_local_address": c.at, "downstream_remote_address": c.at}
-		connection := map[string]any{"start_time": start, "response_code": 0, "response_flags": "-", "duration": true, "downstream_local_address": c.at, "downstream_remote_address": maybe(c.at)}
+		connection := map[string]any{"start_time": start, "response_code": 0, "response_flags": "-", "duration": true, "downstream_local_address": c.at}
 		google := "outbound\\|%d\\|\\|www\\.googleapis\\.com"
 		for what, fields := range map[string][2]map[string]any{
 			"answered": {request, {
@@ -116,13 +116,13 @@ func TestAccessLogFields(t *testing.T) {
 				"bytes_received": true, "bytes_sent": true, "upstream_host": c.at, "upstream_cluster": fmt.Sprintf(google, 443), "requested_server_name": "www\\.googleapis\\.com",
 			}},
 			"denied by its name": {connection, {
-				"connection_termination_details": "name-not-allowed", "bytes_received": true, "bytes_sent": true, "upstream_cluster": "BlackHoleCluster", "requested_server_name": maybe("evil\\.example"),
+				"response_flags": "UH", "connection_termination_details": "name-not-allowed", "bytes_received": true, "bytes_sent": true, "upstream_cluster": "BlackHoleCluster", "requested_server_name": "evil\\.example", "downstream_remote_address": c.at,
 			}},
 			"let pass": {connection, {
 				"bytes_received": true, "bytes_sent": true, "upstream_host": regexp.QuoteMeta(c.echo), "upstream_cluster": "outbound\\|7\\|\\|echo\\.address\\.internal",
 			}},
 			"denied by its address": {connection, {
-				"connection_termination_details": "no-rule|port-not-allowed", "bytes_received": 0, "bytes_sent": 0, "upstream_cluster": "BlackHoleCluster",
+				"response_flags": "UH", "connection_termination_details": "no-rule|port-not-allowed", "bytes_received": 0, "bytes_sent": 0, "upstream_cluster": "BlackHoleCluster",
 			}},
 		} {
 			want := map[string]any{}
