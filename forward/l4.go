@@ -244,6 +244,7 @@ func (t *conn) forward(d policy.Decision, u *policy.Upstream, proto, name, detai
 			end.Reason, end.Detail, end.WouldDeny = session.DialReason(err), err.Error(), false
 		}
 		way(&end, &d, u)
+		end.Upstream = upstream.TriedAt(err)
 		t.Record(end, d, u)
 		return
 	}

@@ -107,6 +107,44 @@ func TestKernelTells(t *testing.T) {
 	}
 }
 
+// observed is what an observer was told.
+type observed []flow.Observation
+
+func (o *observed) Observe(s *flow.Observation) { *o = append(*o, *s) }
+
+// TestKernelIsObserved: an observer is told of denials with the flag of a mesh that lets
+// nothing out, of the name in the ClientHello and of no other one as that, and of who
+// connected if the kernel says it; what is let pass, in audit mode too, has no flag.
+func TestKernelIsObserved(t *testing.T) {
+	dst, src := netip.MustParseAddrPort("[2001:db8::1]:443"), netip.MustParseAddrPort("[2001:db8::9]:4000")
+	hello := telemetry.KernelEvent{Name: "evil.example", Src: src, Reason: policy.ReasonName, Verdict: policy.Deny}
+	audit := hello
+	audit.Audit = true
+	for _, c := range []struct {
+		name, flags, sni string
+		event            telemetry.KernelEvent
+		src              netip.AddrPort
+	}{
+		{"a denied name", "UH", "evil.example", hello, src},
+		{"one in audit mode", "", "evil.example", audit, src},
+		{"a denied address", "UH", "", telemetry.KernelEvent{Reason: policy.ReasonNoRule, Verdict: policy.Deny}, netip.AddrPort{}},
+		{"let pass by its name", "", "a.example", telemetry.KernelEvent{Reason: policy.ReasonAllowed, Verdict: policy.Inspect}, netip.AddrPort{}},
+		{"let pass", "", "", telemetry.KernelEvent{Reason: policy.ReasonAllowed, Verdict: policy.Direct}, netip.AddrPort{}},
+	} {
+		var got observed
+		k := &Kernel{
+			Recorder: NewRecorder(slog.New(slog.DiscardHandler)), Names: oneName{dst.Addr()}, Policies: noPolicies{}, Log: slog.New(slog.DiscardHandler),
+			Workload: func(uint32) string { return "w" }, Interface: func(int) string { return "" }, Observer: &got,
+			End: func(telemetry.KernelEvent) error { return nil },
+		}
+		c.event.Dst, c.event.Peer, c.event.Transport, c.event.Workload = dst, dst, policy.TCP, 1
+		k.Record(c.event)
+		if len(got) != 1 || got[0].ResponseFlags != c.flags || got[0].ServerName() != c.sni || got[0].Src != c.src {
+			t.Errorf("%s: %+v", c.name, got)
+		}
+	}
+}
+
 // TestSpoken: what a connection began with has the name that its ClientHello says if its
 // process asked for that; it is no denial, and is kept for who learns.
 func TestSpoken(t *testing.T) {

@@ -66,6 +66,9 @@ func (x *exchange) connection(try *try, http2, fresh bool) (*upstream.HTTPConn, 
 	}
 	c, err := x.conn.Ups.Acquire(try.context(), &x.on, http2, fresh)
 	if err != nil {
+		if at := upstream.TriedAt(err); at.IsValid() {
+			x.upstream.set(at)
+		}
 		if cause := context.Cause(try.context()); cause != nil {
 			err = cause
 		}

@@ -59,7 +59,7 @@ func (p *Conns) DrawAgain(ctx func() context.Context, u *policy.Upstream, key fu
 	}
 	if ruled && len(u.Names) > 0 && u.Resolution == policy.ResolutionDNS {
 		if u, err = p.resolved(ctx(), u); err != nil {
-			return Drawn{}, &DialError{err}
+			return Drawn{}, &DialError{Err: err}
 		}
 	}
 	if d.Balanced, err = p.m.balancers.of(p.info.Owner(), u); err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/egressd/egressd/forward/downstream"
 	"github.com/egressd/egressd/forward/originate"
+	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/policy"
 )
@@ -41,9 +42,14 @@ func (m *ClusterManager) dial(ctx context.Context, info *downstream.Conn, u *pol
 	if name == "" {
 		name = u.Host
 	}
-	return m.o.Originator.Do(ctx, nc, originate.Job{
+	at := relay.AddrPort(nc.RemoteAddr())
+	secured, err := m.o.Originator.Do(ctx, nc, originate.Job{
 		Upstream: u, Name: name, Protocol: protocol, Holder: holderOf(info), Src: info.Src, Dst: info.Dst,
 	})
+	if err != nil {
+		return nil, &DialError{err, at}
+	}
+	return secured, nil
 }
 
 // holderOf tells apart who may not have TLS sessions of each other.

@@ -7,9 +7,11 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"github.com/egressd/egressd/forward/http1"
+	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -65,11 +67,25 @@ func carried(ctx context.Context, _, _ string) (net.Conn, error) {
 	return nil, errors.New("forward: a transport may not dial")
 }
 
-// DialError is an error of the Dialer: nothing was sent.
-type DialError struct{ Err error }
+// DialError is an error of the Dialer: nothing was sent. At is the address that was tried
+// last; the zero AddrPort: none was.
+type DialError struct {
+	Err error
+	At  netip.AddrPort
+}
 
 func (e *DialError) Error() string { return e.Err.Error() }
 func (e *DialError) Unwrap() error { return e.Err }
+
+// TriedAt is the address that was tried last when an error is one of the Dialer; the zero
+// AddrPort: none was.
+func TriedAt(err error) netip.AddrPort {
+	var d *DialError
+	if errors.As(err, &d) && d.At.IsValid() {
+		return d.At
+	}
+	return dial.LastTried(err)
+}
 
 // IsDialError says whether an error is one of the Dialer.
 func IsDialError(err error) bool {

@@ -236,16 +236,17 @@ func (p *Conns) connect(ctx context.Context, u *policy.Upstream, key ConnKey) (_
 		c.ping = u.Traffic.Pool.HTTP2Keepalive
 	}
 	if err := c.held.Take(1, c.memory); err != nil {
-		return nil, &DialError{err}
+		return nil, &DialError{Err: err}
 	}
 	dial, cancel := context.WithTimeout(ctx, p.m.ConnectTimeout(u))
 	defer cancel()
 	if c.Conn, err = p.m.dial(dial, p.info, u, ALPN(key.HTTP2)); err != nil {
 		c.held.Give(1, c.memory)
+		at := TriedAt(err)
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
 		}
-		return nil, &DialError{err}
+		return nil, &DialError{err, at}
 	}
 	c.young = u
 	if c.shared || p.Multiplexed || key.HTTP2 || !p.m.o.Watcher.Watches() {
@@ -255,12 +256,12 @@ func (p *Conns) connect(ctx context.Context, u *policy.Upstream, key ConnKey) (_
 	c.Peer = relay.AddrPort(c.Conn.RemoteAddr())
 	if err := p.m.speak(ctx, c); err != nil {
 		c.Close()
-		return nil, &DialError{err}
+		return nil, &DialError{err, c.Peer}
 	}
 	// Others see it when it is added, and it has room for one at first.
 	if !c.claim() || !c.admits() || !p.add(c) {
 		c.Close()
-		return nil, &DialError{ErrAtOnce}
+		return nil, &DialError{ErrAtOnce, c.Peer}
 	}
 	return c, nil
 }

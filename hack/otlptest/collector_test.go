@@ -194,11 +194,18 @@ type client struct {
 // start starts the daemon with the seed's policy and more arguments.
 func start(t *testing.T, w *world.World, args ...string) *client {
 	t.Helper()
+	return startWith(t, w, map[string][]byte{}, args...)
+}
+
+// startWith starts it with more files of policy as well.
+func startWith(t *testing.T, w *world.World, files map[string][]byte, args ...string) *client {
+	t.Helper()
 	policy, err := os.ReadFile("../../examples/seed/googleapis.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := w.NewDaemon(egressd, map[string][]byte{"policy.yaml": policy}, append([]string{"--volatile-pins"}, args...)...)
+	files["policy.yaml"] = policy
+	d, err := w.NewDaemon(egressd, files, append([]string{"--volatile-pins"}, args...)...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -163,13 +163,7 @@ func flags(b []byte, s *flow.Observation, _ *part) ([]byte, kind) {
 	return append(b, s.ResponseFlags...), text
 }
 
-// serverName is the name in the ClientHello.
-func serverName(s *flow.Observation) string {
-	if s.Proto == "tls" || s.Layer == flow.Kernel && s.Verdict == policy.Inspect {
-		return s.Name
-	}
-	return ""
-}
+func serverName(s *flow.Observation) string { return s.ServerName() }
 
 // codeDetails says where the status comes from.
 func codeDetails(b []byte, s *flow.Observation, _ *part) ([]byte, kind) {

@@ -70,7 +70,8 @@ func Any(ctx context.Context, addrs []netip.AddrPort) (net.Conn, error) {
 			errs = append(errs, r.err)
 			timer.Reset(0)
 		case <-ctx.Done():
-			return nil, fmt.Errorf("%w: %w", ErrConnect, errors.Join(append(errs, ctx.Err())...))
+			last := &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(addrs[max(started, 1)-1]), Err: ctx.Err()}
+			return nil, fmt.Errorf("%w: %w", ErrConnect, errors.Join(append(errs, last)...))
 		}
 	}
 	return nil, fmt.Errorf("%w: %w", ErrConnect, errors.Join(errs...))

@@ -105,6 +105,35 @@ func TestAnyEnds(t *testing.T) {
 	}
 }
 
+// TestLastTried: an error of Any says which address was tried last, also when the time
+// was over before it answered.
+func TestLastTried(t *testing.T) {
+	gone := listen(t, "tcp6", "[::1]:0")
+	nobody := addrOf(gone)
+	gone.Close()
+	mute := silent(t)
+	for _, c := range []struct {
+		name  string
+		addrs []netip.AddrPort
+		want  netip.AddrPort // zero: none
+	}{
+		{"refused", []netip.AddrPort{nobody}, nobody},
+		{"silent", []netip.AddrPort{mute}, mute},
+		{"refused and silent", []netip.AddrPort{nobody, mute}, mute},
+		{"none", nil, netip.AddrPort{}},
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*fallbackDelay)
+		_, err := Any(ctx, c.addrs)
+		cancel()
+		if at := LastTried(fmt.Errorf("wrapped: %w", err)); err == nil || at != c.want {
+			t.Errorf("%s: %v, want %v: %v", c.name, at, c.want, err)
+		}
+	}
+	if at := LastTried(nil); at.IsValid() {
+		t.Errorf("of no error: %v", at)
+	}
+}
+
 func TestOwn(t *testing.T) {
 	for _, at := range []netip.AddrPort{addrOf(listen(t, "tcp4", "127.0.0.1:0")), addrOf(listen(t, "tcp6", "[::1]:0"))} {
 		other := addrOf(listen(t, "tcp4", "127.0.0.2:0"))

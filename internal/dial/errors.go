@@ -2,7 +2,11 @@
 
 package dial
 
-import "errors"
+import (
+	"errors"
+	"net"
+	"net/netip"
+)
 
 // Errors of dialling, which name the reason. For all of them nothing was sent.
 var (
@@ -23,4 +27,24 @@ var (
 // that it could not.
 func Refused(err error) bool {
 	return errors.Is(err, ErrAddress) || errors.Is(err, ErrEndpoint) || errors.Is(err, ErrUnsupported)
+}
+
+// LastTried is the address of the last attempt that an error of Any names; the zero
+// AddrPort: it names none.
+func LastTried(err error) (at netip.AddrPort) {
+	switch e := err.(type) { //nolint:errorlint // the tree is walked here: the last leaf counts
+	case *net.OpError:
+		if a, ok := e.Addr.(*net.TCPAddr); ok && e.Op == "dial" {
+			return netip.AddrPortFrom(a.AddrPort().Addr().Unmap(), a.AddrPort().Port())
+		}
+	case interface{ Unwrap() error }:
+		return LastTried(e.Unwrap())
+	case interface{ Unwrap() []error }:
+		for _, one := range e.Unwrap() {
+			if a := LastTried(one); a.IsValid() {
+				at = a
+			}
+		}
+	}
+	return at
 }

@@ -69,7 +69,7 @@ func TestObserved(t *testing.T) {
 		{`proxy request GET /echo?x=1 200 - "evil\" 200" ` + fmt.Sprintf(cluster, 80), ".", ":80 - curl"},
 		{"inspect close - - 0 - \"-\" " + fmt.Sprintf(cluster, 443), "]:443 " + world.GoogleAPIs + " curl"},
 		{"deny request GET / 502 - \"curl", "BlackHoleCluster"},
-		{"deny decision - - 0 - \"-\" BlackHoleCluster"},
+		{"deny decision - - 0 UH \"-\" BlackHoleCluster"},
 	} {
 		eventually(t, soon, strings.Join(words, " ... "), func() bool {
 			log, _ := os.ReadFile(path)
@@ -80,6 +80,7 @@ func TestObserved(t *testing.T) {
 	for _, want := range [][]string{
 		{"istio_requests_total", `destination_service="` + world.GoogleAPIs + `"`, `response_code="200"`, `reporter="source"`},
 		{"istio_requests_total", `destination_service_name="BlackHoleCluster"`, `response_code="502"`},
+		{"istio_tcp_connections_closed_total", `destination_service_name="BlackHoleCluster"`, `response_flags="UH"`},
 		{"istio_request_duration_milliseconds_count", `destination_service="` + world.GoogleAPIs + `"`},
 		{"istio_response_bytes_sum", `destination_service="` + world.GoogleAPIs + `"`},
 		{"istio_tcp_connections_opened_total", `destination_service="` + world.GoogleAPIs + `"`},

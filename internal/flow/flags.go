@@ -74,15 +74,20 @@ var unread = map[policy.Reason]string{
 	policy.ReasonNoName:    FlagNoHealthyUpstream,
 	policy.ReasonAddress:   FlagNoHealthyUpstream,
 	policy.ReasonEndpoint:  FlagNoHealthyUpstream,
-	policy.ReasonMalformed: "",
+	policy.ReasonTransport: FlagNoHealthyUpstream,
+	// The kernel has no policy that says where such a workload may go.
+	policy.ReasonUnknownWorkload: FlagNoHealthyUpstream,
+	policy.ReasonNoWorkload:      FlagNoHealthyUpstream,
+	policy.ReasonMalformed:       "",
 	// Every address was tried.
 	policy.ReasonUpstream: FlagConnectionFailure + "," + FlagRetryLimit,
 }
 
 // Flagged returns e with the flags of its reason beside those that it has, in
-// Envoy's order. Only what a proxy served has any.
+// Envoy's order. Answers of DNS have none, nor what audit mode let pass: its reason is
+// that of a denial which did not happen.
 func Flagged(e Event) Event {
-	if e.Layer != Egress && e.Layer != Ingress {
+	if e.Layer == DNS || e.WouldDeny {
 		return e
 	}
 	of, ok := "", false

@@ -11,7 +11,7 @@ import (
 )
 
 // TestFlagged: a reason stands for a flag in one place, and those that are there
-// stay, in Envoy's order; the kernel's events have none.
+// stay, in Envoy's order; what audit mode let pass has none.
 func TestFlagged(t *testing.T) {
 	for _, tt := range []struct {
 		e    Event
@@ -26,7 +26,16 @@ func TestFlagged(t *testing.T) {
 		{Event{Layer: Egress, Kind: Request, Reason: policy.ReasonName}, ""},
 		{Event{Layer: Egress, Kind: Decision, Reason: policy.ReasonName}, "UH"},
 		{Event{Layer: Egress, Kind: Decision, Reason: policy.ReasonMalformed}, ""},
-		{Event{Layer: Kernel, Kind: Decision, Reason: policy.ReasonName}, ""},
+		{Event{Layer: Kernel, Kind: Decision, Reason: policy.ReasonName}, "UH"},
+		{Event{Layer: Kernel, Kind: Decision, Reason: policy.ReasonNoRule}, "UH"},
+		{Event{Layer: Kernel, Kind: Decision, Reason: policy.ReasonTransport}, "UH"},
+		{Event{Layer: Kernel, Kind: Decision, Reason: policy.ReasonUnknownWorkload}, "UH"},
+		{Event{Layer: Kernel, Kind: Close, Reason: policy.ReasonName}, "UH"},
+		{Event{Layer: Kernel, Kind: Close, Reason: policy.ReasonPolicyChanged}, "LR"},
+		{Event{Layer: Kernel, Kind: Decision, Reason: policy.ReasonAuthorization}, ""},
+		{Event{Layer: Kernel, Kind: Decision, Reason: policy.ReasonNoRule, Allowed: true, WouldDeny: true}, ""},
+		{Event{Layer: Kernel, Kind: Close, Reason: policy.ReasonAllowed, Allowed: true}, ""},
+		{Event{Layer: Egress, Kind: Decision, Reason: policy.ReasonName, Allowed: true, WouldDeny: true}, ""},
 		{Event{Layer: DNS, Kind: Query, Reason: policy.ReasonResolve}, ""},
 	} {
 		if got := Flagged(tt.e).ResponseFlags; got != tt.want {

@@ -88,7 +88,8 @@ type Event struct {
 	// Detail is a short human text, never needed to understand Reason.
 	Detail string `json:"detail,omitempty"`
 
-	// Upstream is the address that was really dialled.
+	// Upstream is the address that was really dialled; of what reached nobody, the one
+	// that was tried last.
 	Upstream netip.AddrPort `json:"upstream,omitzero"`
 	// HTTP: method, path without query, response status, retries made.
 	Method  string `json:"method,omitempty"`

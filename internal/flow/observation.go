@@ -20,6 +20,9 @@ type Observation struct {
 	Event
 	// Src is who connected, as far as it is known.
 	Src netip.AddrPort
+	// SNI is the name that the kernel read in the ClientHello, which may be none that the
+	// address was learned for; "": it read none. What a proxy reads is the event's Name.
+	SNI string
 	// To is what the flow went to, or would have; nil: no destination was chosen.
 	To *policy.Upstream
 	// Host is the host that the flow was allowed as; nil: none, or it is To's.
@@ -55,6 +58,19 @@ func (s *Observation) GRPC() bool {
 	const grpc = "application/grpc"
 	t := s.Request.Get("Content-Type")
 	return len(t) >= len(grpc) && t[:len(grpc)] == grpc && (len(t) == len(grpc) || t[len(grpc)] == '+' || t[len(grpc)] == ';')
+}
+
+// ServerName is the name in the ClientHello; "": none was read, or it is not known. One
+// that the kernel let pass by its names is not said again when the connection ends: it is
+// known where only one was learned for the address.
+func (s *Observation) ServerName() string {
+	switch {
+	case s.SNI != "":
+		return s.SNI
+	case s.Proto == "tls", s.Layer == Kernel && s.Verdict == policy.Inspect && len(s.Names) < 2:
+		return s.Name
+	}
+	return ""
 }
 
 // ID is the x-request-id that the request went on with; "": none.

@@ -150,12 +150,7 @@ func details(o *flow.Observation) string {
 	return "direct_response"
 }
 
-func serverName(o *flow.Observation) string {
-	if o.Proto == "tls" || o.Layer == flow.Kernel && o.Verdict == policy.Inspect {
-		return o.Name
-	}
-	return ""
-}
+func serverName(o *flow.Observation) string { return o.ServerName() }
 
 func termination(o *flow.Observation) string {
 	if o.Kind == flow.Request || o.Reason == policy.ReasonAllowed {

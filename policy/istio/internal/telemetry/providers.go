@@ -118,6 +118,9 @@ func Log(e *meshapi.MeshConfig_ExtensionProvider) (out policy.LogProvider, inert
 		}
 	}
 	if o := e.GetEnvoyOtelAls(); o != nil {
+		if o.LogName != "" {
+			inert = append(inert, "logName (records have the name egressd.access; service.name tells who sends them)")
+		}
 		out.OTLP = fmt.Sprintf("grpc://%s:%d", host(o.Service), o.Port)
 		out.Format, out.Encoding = o.LogFormat.GetText(), "TEXT"
 		if len(o.LogFormat.GetLabels().GetFields()) > 0 {
