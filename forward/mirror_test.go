@@ -218,6 +218,104 @@ func TestMirrorOpensNothing(t *testing.T) {
 	}
 }
 
+// TestMirrorIsGateway: the rule of an egress gateway acts on copies alone, and a change
+// of it ends those that are under way.
+func TestMirrorIsGateway(t *testing.T) {
+	const service = "istio-egressgateway.istio-system.svc.cluster.local"
+	gateway := &policy.Gateway{
+		Ref: policy.Ref{Kind: "Gateway", Namespace: "default", Name: "egress"}, Selector: map[string]string{"istio": "egressgateway"},
+		Servers: []policy.GatewayServer{{Port: 80, Protocol: policy.ProtocolHTTP, Hosts: services("a.example")[0].Hosts, HostNamespaces: []string{"*"}}},
+	}
+	compiled := func(r *rig, there *policy.HTTPRule) {
+		on := func(name string) []*policy.HTTPMatch { return []*policy.HTTPMatch{{Gateways: []string{name}}} }
+		there.Matches = on("default/egress")
+		here := &policy.HTTPRule{Matches: on("mesh"), Route: to("a.example"), Mirrors: []policy.Mirror{mirrorTo(service, 100)}}
+		r.apply(&policy.Config{
+			Services: services("a.example", "m.example"), Gateways: []*policy.Gateway{gateway},
+			VirtualServices: []*policy.VirtualService{{
+				Ref: policy.Ref{Kind: "VirtualService", Namespace: "default", Name: "a"}, Hosts: services("a.example")[0].Hosts,
+				Gateways: []string{"mesh", "default/egress"}, HTTP: []*policy.HTTPRule{here, there},
+			}},
+		})
+	}
+	sent := func() *policy.HTTPRule {
+		return &policy.HTTPRule{
+			Route: to("m.example"), Rewrite: &policy.Rewrite{URI: "/there"},
+			Headers:     &policy.Headers{Request: policy.HeaderOps{Set: []policy.Header{{Name: "X-Rule", Value: "yes"}}}},
+			Credentials: []policy.HeaderCredential{{Name: "authorization", Secret: "default/api", Key: "token"}},
+		}
+	}
+	faulty := func(delay, abort float64) *policy.HTTPRule {
+		out := sent()
+		out.Fault = &policy.Fault{Delay: patience, DelayPercent: delay, AbortStatus: 503, AbortGRPC: -1, AbortPercent: abort}
+		return out
+	}
+	for name, tt := range map[string]struct {
+		there  *policy.HTTPRule
+		reason policy.Reason
+		status int // 0: nothing is sent
+	}{
+		"sent":     {sent(), policy.ReasonAllowed, 200},
+		"delayed":  {faulty(100, 0), policy.ReasonAllowed, 200},
+		"aborted":  {faulty(0, 100), policy.ReasonFault, 0},
+		"redirect": {&policy.HTTPRule{Redirect: &policy.Redirect{URI: "/x"}}, policy.ReasonAllowed, 0},
+		"nobody":   {&policy.HTTPRule{Route: to("nobody.example")}, policy.ReasonNoDestination, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, HTTP)
+			var original atomic.Pointer[http.Request]
+			r.httpOrigin("a.example", func(_ http.ResponseWriter, req *http.Request) { original.Store(req) })
+			got := make(chan *http.Request, 1)
+			r.httpOrigin("m.example", func(_ http.ResponseWriter, req *http.Request) { got <- req })
+			compiled(r, tt.there)
+			req, err := http.NewRequest("GET", "http://a.example/", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("Authorization", "mine")
+			resp, err := r.client(false).Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			if o := original.Load(); resp.StatusCode != 200 || o.Header.Get("Authorization") != "mine" || o.Header.Get("X-Rule") != "" || o.RequestURI != "/" {
+				t.Errorf("the request: %d, %+v", resp.StatusCode, o)
+			}
+			e := r.sink.wait(t, flow.Mirror, 1)
+			if e.Reason != tt.reason || e.Status != tt.status || !e.Allowed || e.Gateway != "default/egress" {
+				t.Errorf("event %+v", e)
+			}
+			if tt.status == 0 {
+				if len(got) > 0 {
+					t.Error("a copy arrived")
+				}
+				return
+			}
+			if c := receive(t, got); c.Host != "a.example-shadow" || c.RequestURI != "/there" || c.Header.Get("X-Rule") != "yes" || len(c.Header["Authorization"]) > 0 {
+				t.Errorf("the copy: %+v", c)
+			}
+		})
+	}
+	t.Run("changed", func(t *testing.T) {
+		r := newRig(t, HTTP)
+		r.httpOrigin("a.example", status(200))
+		mirror := r.accepts("m.example")
+		compiled(r, sent())
+		if resp, _ := get(t, r.client(false), "http://a.example/"); resp.StatusCode != 200 {
+			t.Fatalf("status %d", resp.StatusCode)
+		}
+		first := receive(t, mirror)
+		compiled(r, &policy.HTTPRule{Redirect: &policy.Redirect{URI: "/x"}})
+		r.core.Recheck()
+		if e := r.sink.wait(t, flow.Mirror, 1); e.Reason != policy.ReasonPolicyChanged || e.Allowed {
+			t.Errorf("event %+v", e)
+		}
+		if _, err := io.Copy(io.Discard, first); err != nil {
+			t.Errorf("the connection to the mirror: %v", err)
+		}
+	})
+}
+
 // TestSlowMirror: mirrors that never answer hold up nothing, take what they are
 // given and no more, and end when the policy or the core does.
 func TestSlowMirror(t *testing.T) {

@@ -103,6 +103,8 @@ type explorer struct {
 	// draw leads to a destination, which is allowed if found says so.
 	draw  uint64
 	found bool
+	// mirrors are those of the request that was decided last.
+	mirrors []Mirrored
 }
 
 // decide decides with a draw.
@@ -112,6 +114,7 @@ func (e *explorer) decide(draw uint64, t *Trace) (Decision, *Upstream) {
 	switch {
 	case e.r != nil:
 		d := e.p.DecideHTTP(f, e.r)
+		e.mirrors = d.Mirrors
 		if d.Verdict != Deny && d.To != nil && d.To.Gateway == nil && d.To.Upstream == nil {
 			return deny(ReasonNoDestination, &d.Action.Rule.Ref), nil
 		}
@@ -132,6 +135,7 @@ func (e *explorer) decide(draw uint64, t *Trace) (Decision, *Upstream) {
 func (e *explorer) explore(draw, scale uint64, depth int, share float64) *Route {
 	var t Trace
 	e.decide(draw, &t)
+	mirrors := e.mirrors
 	rule, at := t.drawn(depth)
 	if rule == nil {
 		return nil
@@ -141,7 +145,7 @@ func (e *explorer) explore(draw, scale uint64, depth int, share float64) *Route 
 	if a != nil {
 		out.Name, out.Timeout = a.Rule.Name, a.Rule.Timeout
 		out.Redirects, out.Responds = a.Rule.Redirect != nil, a.Rule.DirectResponse != nil
-		out.Match, out.Does = a.conditions(), append(a.Rule.Describe(), a.unsent()...)
+		out.Match, out.Does = a.conditions(), append(a.Rule.Describe(), a.copies(mirrors)...)
 		if said := e.p.DefaultRetries(); said != "" && a.Rule.Retries == nil && slices.ContainsFunc(rule.all, func(d RouteDestination) bool { return d.Gateway == nil }) {
 			out.Does = append(out.Does, said)
 		}

@@ -154,7 +154,7 @@ func (c *gatewayChain) decideHTTP(r *Request, t *Trace) HTTPDecision {
 func (d HTTPDecision) arrived(r *Request, by *Retries) HTTPDecision {
 	d.Retries = by
 	if d.Action != nil {
-		d.Mirrors = d.Action.mirrored(0, nil, nil, r)
+		d.Mirrors = d.mirrored(hops{}, nil, nil, r)
 	}
 	return d
 }

@@ -46,12 +46,23 @@ func (h *hops) next(rule *Ref, all []RouteDestination, total uint32) (*RouteDest
 // until a rule leads elsewhere; f.Draw chooses among weighted destinations. The
 // guards of the gateways and of the last destination may deny it.
 func (d HTTPDecision) follow(f *Flow, r *Request) HTTPDecision {
-	own, h := d.Port, hops{draw: f.Draw, trace: f.Trace}
 	var mirrors []Mirrored
+	if d = d.onward(f, &hops{draw: f.Draw, trace: f.Trace}, r, &mirrors); d.Verdict != Deny {
+		d.Mirrors = mirrors
+	}
+	return d
+}
+
+// onward is follow from the hop that h has come to. The mirrors of the rules on
+// the way are added to mirrors, unless that is nil.
+func (d HTTPDecision) onward(f *Flow, h *hops, r *Request, mirrors *[]Mirrored) HTTPDecision {
+	own := d.Port
 	for d.Action != nil {
-		a := d.Action
-		mirrors = append(mirrors, a.mirrored(h.n, f, own, r)...)
+		a, before := d.Action, *h
 		to, reason := h.next(&a.Rule.Ref, a.Destinations, a.TotalWeight)
+		if mirrors != nil && len(a.mirrors) > 0 {
+			*mirrors = append(*mirrors, d.mirrored(before, to, f, r)...)
+		}
 		if reason != "" {
 			return HTTPDecision{Decision: deny(reason, &a.Rule.Ref)}
 		}
@@ -84,10 +95,7 @@ func (d HTTPDecision) follow(f *Flow, r *Request) HTTPDecision {
 		inner.Via[h.n-1] = hop
 		d, r = inner, next
 	}
-	if d = d.through(f, own, r); d.Verdict != Deny {
-		d.Mirrors = mirrors
-	}
-	return d
+	return d.through(f, own, r)
 }
 
 // Gateway is the name of the last Gateway that a request goes on through; "": none.

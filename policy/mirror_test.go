@@ -5,6 +5,7 @@ package policy
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/egressd/egressd/internal/field"
@@ -51,7 +52,7 @@ func TestMirrorsOnTheWay(t *testing.T) {
 	s := mustCompile(t, c)
 	want := []string{
 		"m.example.com m.example.com  [1] []",
-		egressHost + " nobody not-supported [1] []",
+		"edition.cnn.com edition.cnn.com  [1] [2]",
 		"inside.default.svc.cluster.local inside.default.svc.cluster.local name-not-allowed [1] []",
 		"n.example.com nobody  [1] [2]",
 	}
@@ -94,5 +95,104 @@ func TestMirrorsOfGateways(t *testing.T) {
 	}
 	if n != 2 {
 		t.Errorf("%d mirrors, want 2", n)
+	}
+}
+
+// TestMirrorIsGateway: copies for an egress gateway go on as requests do that rules lead
+// there, and go nowhere that such a request would not go.
+func TestMirrorIsGateway(t *testing.T) {
+	answers := func(change func(*HTTPRule)) func(*Config) {
+		return func(c *Config) {
+			r := c.VirtualServices[0].HTTP[1]
+			r.Route = nil
+			change(r)
+		}
+	}
+	leads := func(host string) func(*Config) {
+		return func(c *Config) { c.VirtualServices[0].HTTP[1].Route[0].Destination.Host = host }
+	}
+	guard := func(target AuthTarget, namespace string) func(*Config) {
+		return func(c *Config) {
+			c.Authorizations = append(c.Authorizations, &AuthorizationPolicy{
+				Ref: Ref{Kind: "AuthorizationPolicy", Namespace: namespace, Name: "no"}, Action: AuthDeny, Targets: []AuthTarget{target}, Rules: []*AuthRule{{}},
+			})
+		}
+	}
+	circle := func(c *Config) { // of two ports
+		g, v := c.Gateways[0], c.VirtualServices[0]
+		g.Servers = append(g.Servers, g.Servers[0])
+		g.Servers[1].Port, g.Servers[1].Name = 443, "other"
+		v.HTTP[1] = to("", egressHost, 443, atGateway("default/egress", 80))
+		v.HTTP = append(v.HTTP, to("", egressHost, 80, atGateway("default/egress", 443)))
+		v.HTTP[1].Ref, v.HTTP[2].Ref = v.Ref, v.Ref
+	}
+	for _, tt := range []struct {
+		name     string
+		change   func(*Config)
+		to       string // "": nobody
+		refused  Reason
+		rule     string // what refuses it
+		answered bool
+	}{
+		{"sent", func(*Config) {}, "copies.example.com", "", "via", false},
+		{"guarded", guard(AuthTarget{Kind: "ServiceEntry", Name: "copies"}, "default"), "", ReasonAuthorization, "no", false},
+		{"another gateway's guard", guard(AuthTarget{Kind: "Gateway", Name: "other"}, "istio-system"), "copies.example.com", "", "via", false},
+		{"no server", func(c *Config) { c.Gateways[0].Servers[0].Hosts = names("other.example.com") }, "", ReasonNoRoute, "via", false},
+		{"no rule", func(c *Config) {
+			c.VirtualServices[0].HTTP[1].Matches[0].Method = &StringMatch{Kind: MatchExact, Value: "PUT"}
+		}, "", ReasonNoRoute, "via", false},
+		{"redirect", answers(func(r *HTTPRule) { r.Redirect = &Redirect{URI: "/x"} }), "", "", "via", true},
+		{"response", answers(func(r *HTTPRule) { r.DirectResponse = &DirectResponse{Status: 200} }), "", "", "via", true},
+		{"nobody", leads("nobody.example.com"), "", "", "via", false},
+		{"not the workload's", leads("inside.default.svc.cluster.local"), "", ReasonName, "via", false},
+		{"circle", circle, "", ReasonGatewayLoop, "via", false},
+		// Copies are not copied: there would be no end of it.
+		{"copied there", func(c *Config) {
+			c.VirtualServices[0].HTTP[1].Mirrors = []Mirror{asMirror(egressHost), asMirror("copies.example.com")}
+		}, "copies.example.com", "", "via", false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := twoHopHTTP()
+			inside := kube("inside")
+			inside.Ports = []Port{{Number: 80, Protocol: ProtocolHTTP}}
+			c.Services = append(c.Services, inside, with(se("copies", ResolutionDNS, "copies.example.com"), svcPort(80, ProtocolHTTP)))
+			rules := c.VirtualServices[0].HTTP
+			rules[0].Route[0].Destination = Destination{Host: "edition.cnn.com", Port: 80}
+			rules[0].Mirrors = []Mirror{asMirror(egressHost)}
+			rules[0].Timeout, rules[1].Timeout = 3e9, 2e9
+			rules[1].Route[0].Destination.Host = "copies.example.com"
+			tt.change(c)
+			r := get("edition.cnn.com", "/")
+			p := mustCompile(t, c).Policy(DefaultPolicy)
+			f := Flow{Dst: netip.MustParseAddrPort("192.0.2.1:80"), Names: []string{"edition.cnn.com"}}
+			d := p.DecideHTTP(f, r)
+			// Whatever becomes of copies, the request goes where its rule leads.
+			if d.Verdict == Deny || d.To.Upstream.Host != "edition.cnn.com" || len(d.Hops()) != 0 || len(d.Mirrors) != 1 {
+				t.Fatalf("%+v", d)
+			}
+			m := &d.Mirrors[0]
+			host := ""
+			if m.Refused == "" && m.To.Upstream != nil {
+				host = m.To.Upstream.Host
+			}
+			if host != tt.to || m.Refused != tt.refused || m.Rule.Name != tt.rule || m.Answered != tt.answered {
+				t.Errorf("to %q, refused %q by %v, answered %t; want %+v", host, m.Refused, m.Rule, m.Answered, tt)
+			}
+			if tt.to != "" && (m.Gateway() != "default/egress" || m.Way.Timeout() != 2e9 || len(m.Beyond()) != 1) {
+				t.Errorf("gateway %q, timeout %v, rules %v", m.Gateway(), m.Way.Timeout(), m.Beyond())
+			}
+			if again := p.DecideHTTP(f, r); !m.Leads(&again.Mirrors[0]) {
+				t.Error("an equal decision leads elsewhere")
+			}
+			route, _, _ := p.Routes(f, r)
+			told := route.Does[len(route.Does)-1]
+			want := "no copy goes to " + egressHost
+			if tt.to != "" {
+				want = "copies to " + egressHost + " port 80 go on through gateway default/egress to copies.example.com port 80"
+			}
+			if !strings.HasPrefix(told, want) || !strings.Contains(told, string(tt.refused)) {
+				t.Errorf("told %q, want %q", told, want)
+			}
+		})
 	}
 }

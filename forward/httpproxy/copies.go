@@ -39,13 +39,20 @@ func (x *exchange) pickMirrors(dest *policy.RouteDestination) {
 
 // copyFor builds the copy for m; nil: none is sent, and the event says why.
 func (x *exchange) copyFor(m *policy.Mirrored, dest *policy.RouteDestination) *mirror.Copy {
-	c := mirror.NewCopy(x.core.Mirrors, x.conn.Session, m, requestKept(&x.req), x.decision.Timeout())
+	timeout := x.decision.Timeout()
+	if m.Way != nil {
+		timeout = m.Way.Timeout()
+	}
+	c := mirror.NewCopy(x.core.Mirrors, x.conn.Session, m, requestKept(&x.req), timeout)
 	c.Generation = x.generation
 	seen := x.decision.Copied(m, dest, &c.Original)
 	switch {
 	case m.Refused != "":
 		c.Decision = session.Denied(m.Refused, m.Rule)
 		c.Record(0, 0, "")
+		return nil
+	case m.Answered:
+		c.Record(0, 0, "a rule of the gateway answers it")
 		return nil
 	case m.To.Upstream == nil:
 		c.Decision.Reason = policy.ReasonNoDestination
@@ -54,6 +61,10 @@ func (x *exchange) copyFor(m *policy.Mirrored, dest *policy.RouteDestination) *m
 	case seen == nil || message.CheckPath(seen.Path) != nil:
 		c.Decision.Reason = policy.ReasonMalformed
 		c.Record(0, 0, "a rule makes it a request that can't be sent")
+		return nil
+	case x.abortsCopy(m):
+		c.Decision.Reason = policy.ReasonFault
+		c.Record(0, 0, "fault filter abort")
 		return nil
 	}
 	c.To = m.To.Upstream.WithName(seen.Host)
@@ -65,6 +76,9 @@ func (x *exchange) copyFor(m *policy.Mirrored, dest *policy.RouteDestination) *m
 	if a := x.decision.Action; a != nil {
 		unset(&fields, a.Rule.Credentials) // a mirror gets neither values nor what stands in their place
 	}
+	for _, a := range m.Beyond() {
+		unset(&fields, a.Rule.Credentials)
+	}
 	header := http.Header(fields.Map(textproto.CanonicalMIMEHeaderKey))
 	if _, ok := header["User-Agent"]; !ok {
 		header["User-Agent"] = nil // or net/http would invent one
@@ -74,6 +88,17 @@ func (x *exchange) copyFor(m *policy.Mirrored, dest *policy.RouteDestination) *m
 		Header: header, Host: shadowHost(seen.Authority), ContentLength: x.r.ContentLength,
 	}
 	return c
+}
+
+// abortsCopy says whether a fault of a gateway that the copy goes on through aborts it.
+// Delays are left out: nobody waits for a copy.
+func (x *exchange) abortsCopy(m *policy.Mirrored) bool {
+	for _, a := range m.Beyond() {
+		if f := a.Rule.Fault; f != nil && (f.AbortStatus != 0 || f.AbortGRPC >= 0) && x.percent(f.AbortPercent) {
+			return true
+		}
+	}
+	return false
 }
 
 // requestKept is a copy of a request that outlives it: what is read of HTTP/1 is in a buffer

@@ -197,7 +197,7 @@ func (c *Copy) allowed(d policy.HTTPDecision) bool {
 		return false
 	}
 	for i := range d.Mirrors {
-		if m := &d.Mirrors[i]; m.Refused == "" && m.To.Upstream != nil && m.To.Destination == c.mirror.To.Destination {
+		if m := &d.Mirrors[i]; m.Refused == "" && m.To.Upstream != nil && m.Leads(c.mirror) {
 			return true
 		}
 	}
@@ -225,7 +225,7 @@ func (c *Copy) Record(status int, received int64, detail string) {
 	e := c.conn.Event(flow.Mirror, c.Decision, "http", name)
 	e.Method, e.Path, e.Status, e.BytesReceived = c.Original.Method, c.Original.Path, status, received
 	e.BytesSent, e.Duration = int64(len(c.Body)), e.Time.Sub(c.start)
-	e.WouldDeny = false
+	e.WouldDeny, e.Gateway = false, c.mirror.Gateway()
 	if peer := c.peer.Load(); peer != nil {
 		e.Upstream = *peer
 	}

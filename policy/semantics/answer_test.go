@@ -293,6 +293,32 @@ func routed(d policy.HTTPDecision, r *policy.Request) string {
 	if x := d.RetryPolicy(); x != nil {
 		out += fmt.Sprintf(", retries %d", x.Attempts)
 	}
+	for i := range d.Mirrors {
+		out += copied(&d, &d.Mirrors[i], r)
+	}
+	return out
+}
+
+// copied is what becomes of a copy of a request.
+func copied(d *policy.HTTPDecision, m *policy.Mirrored, r *policy.Request) string {
+	switch {
+	case m.Refused != "":
+		return fmt.Sprintf(", no copy to %s: %s", m.To.Destination.Host, m.Refused)
+	case m.Answered:
+		return ", copy answered"
+	case m.To.Upstream == nil:
+		return ", no copy: nobody is " + m.To.Destination.Host
+	}
+	out := ", copy"
+	if m.Way != nil {
+		for _, h := range m.Way.Hops() {
+			out += fmt.Sprintf(" via gateway %s:%d", h.To.Gateway.Name, h.To.Gateway.Port)
+		}
+	}
+	out = join(out, to(m.To.Upstream))
+	if seen := d.Copied(m, d.To, r); seen.Host != r.Host || seen.Path != r.Path {
+		out += " as " + seen.Host + seen.Path
+	}
 	return out
 }
 

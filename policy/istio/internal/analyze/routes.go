@@ -180,9 +180,6 @@ func (a *analysis) destinations(vs *policy.VirtualService, onMesh bool) {
 				at = one
 			}
 			a.destination(vs, onMesh, strictyaml.Passage{Reporter: &s.Reporter, Node: at}, m.Destination, "nothing is mirrored")
-			if onMesh && a.viaGateway(vs, m.Destination.Host) {
-				s.Warnf(at.At("host"), "nothing is mirrored to %s, which is an egress gateway (not-supported): mirror to the host behind it", m.Destination.Host)
-			}
 		}
 	}
 	for _, r := range vs.TLS {

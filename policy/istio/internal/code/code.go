@@ -121,7 +121,6 @@ var notes = []Code{
 	{"EGD0315", "IST0130", "the rule is never reached: the rule at line %d matches everything"},
 	{"EGD0316", "", "%s stands for the prefix in what is made of HTTPRoutes alone, and is written as it is here; use prefixRewrite"},
 	{"EGD0317", "", "%s acts on routes, and does nothing beside a redirect or directResponse"},
-	{"EGD0318", "", "nothing is mirrored to %s, which is an egress gateway (not-supported): mirror to the host behind it"},
 	{"EGD0319", "", "retryOn %s never holds: Istio has no field for the headers that it asks for"},
 	{"EGD0320", "", "retryOn %s never holds: no request leaves in HTTP/3"},
 
