@@ -10,6 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/egressd/egressd/internal/spelling"
 )
 
 // flagError is a usage error about flags, which names the flag that may be meant.
@@ -77,7 +79,7 @@ func closest(text string, words []string) string {
 	best, at := "", max(1, len(text)/3)+1
 	var begins []string
 	for _, w := range words {
-		if d := distance(text, w); d < at {
+		if d := spelling.Distance(text, w); d < at {
 			best, at = w, d
 		}
 		if len(text) > 1 && strings.HasPrefix(w, text) {
@@ -88,26 +90,4 @@ func closest(text string, words []string) string {
 		return begins[0]
 	}
 	return best
-}
-
-// distance is how many letters are to be put in, taken away, or written in place of
-// another one, to make b of a (Levenshtein).
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		before := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			d := before
-			if a[i] != b[j] {
-				d++
-			}
-			before = row[j+1]
-			row[j+1] = min(d, before+1, row[j]+1)
-		}
-	}
-	return row[len(b)]
 }

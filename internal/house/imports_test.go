@@ -33,7 +33,7 @@ var floors = map[string][]string{
 	"./policy/istio/internal/authorization": {"./policy", "./policy/istio/internal/check", "./policy/istio/internal/code", "./policy/istio/internal/model", "./policy/istio/internal/strictyaml", "istio.io/api/"},
 	"./policy/istio/internal/telemetry":     {"./internal/expression", "./internal/logformat", "./policy", "./policy/istio/internal/check", "./policy/istio/internal/model", "./policy/istio/internal/strictyaml", "istio.io/api/"},
 	"./policy/istio/internal/model":         {"./policy"},
-	"./policy/istio/internal/strictyaml":    {"./internal/quote", "google.golang.org/protobuf/", "go.yaml.in/yaml/"},
+	"./policy/istio/internal/strictyaml":    {"./internal/quote", "./internal/spelling", "google.golang.org/protobuf/", "go.yaml.in/yaml/"},
 	"./policy/config":                       {"./internal/field", "./internal/hostname", "./internal/ipguard"},
 	"./policy/internal/match":               {"./policy/config", "./internal/field"},
 	"./policy/internal/validate":            {"./policy/config", "./policy/internal/match", "./internal/hostname"},
@@ -60,6 +60,7 @@ var floors = map[string][]string{
 	"./internal/peek":                       nil,
 	"./internal/peek/peektest":              nil,
 	"./internal/quote":                      nil,
+	"./internal/spelling":                   nil,
 	"./internal/cgroup":                     {"github.com/fsnotify/fsnotify", "golang.org/x/sys/unix"},
 	"./internal/podcgroup":                  nil,
 	"./internal/container":                  {"./internal/podcgroup", "./policy/config"},
@@ -180,7 +181,7 @@ var floors = map[string][]string{
 	"./agent/workload":    {"./agent/state", "./internal/cgroup", "./internal/container", "./internal/podcgroup", "./loader", "./loader/predecessor", "./policy"},
 	// Roof.
 	"./agent":       join(parts, []string{"./internal/certs", "./policy/source/kube", "./policy/source/kubestatus", "./explain", "./explain/learn", "./loader/bpffs", "./loader/kernel", "./loader/telemetry", "./internal/hold", "./internal/cgroup", "./internal/container", "./internal/flowlog", "./internal/gate", "./internal/handover", "./internal/link", "./internal/loglevel", "./internal/sdnotify", "./policy/istio", "github.com/prometheus/client_golang/"}, core, rooms),
-	"./cmd/egressd": join(parts, []string{"./policy/source/kube", "./explain", "./internal/certs", "./explain/compare", "./explain/expect", "./explain/learn", "github.com/aymanbagabas/go-udiff", "./policy/load", "./internal/hold", "./agent", "./dnsproxy", "./loader", "./policy/source", "./explain/replay", "./internal/accesslog", "./internal/flowfilter", "./internal/flowlog", "./internal/flowrecord", "./internal/flowsummary", "./internal/tracing", "./internal/journallog", "./internal/loglevel", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/privilege", "./internal/probe", "./internal/quote", "./internal/securedir", "./policy/istio", "./internal/top", "./internal/top/screen", "charm.land/bubbletea/", "github.com/coreos/go-systemd/v22/journal", "github.com/spf13/cobra", "github.com/spf13/pflag", "golang.org/x/tools/txtar", "golang.org/x/sys/unix"}, core),
+	"./cmd/egressd": join(parts, []string{"./policy/source/kube", "./explain", "./internal/certs", "./explain/compare", "./explain/expect", "./explain/learn", "github.com/aymanbagabas/go-udiff", "./policy/load", "./internal/hold", "./agent", "./dnsproxy", "./loader", "./policy/source", "./explain/replay", "./internal/accesslog", "./internal/flowfilter", "./internal/flowlog", "./internal/flowrecord", "./internal/flowsummary", "./internal/tracing", "./internal/journallog", "./internal/loglevel", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/privilege", "./internal/probe", "./internal/quote", "./internal/securedir", "./internal/spelling", "./policy/istio", "./internal/top", "./internal/top/screen", "charm.land/bubbletea/", "github.com/coreos/go-systemd/v22/journal", "github.com/spf13/cobra", "github.com/spf13/pflag", "golang.org/x/tools/txtar", "golang.org/x/sys/unix"}, core),
 	// The plugin of kubectl runs elsewhere, and knows of the daemon what that prints.
 	"./cmd/kubectl-egress": {"./internal/quote", "github.com/spf13/cobra"},
 	// What shows and tests the house stands beside it.
