@@ -3,6 +3,7 @@
 package observe
 
 import (
+	"cmp"
 	"io"
 	"sync"
 	"sync/atomic"
@@ -62,14 +63,8 @@ func (w *Audience) config(mesh policy.MeshTelemetry, d telemetry.Defaults) (*acc
 // output is where the lines of a provider go, and how they look.
 func (w *Audience) output(p policy.LogProvider, mesh policy.MeshTelemetry) (accesslog.Output, error) {
 	o := accesslog.Output{Name: p.Name}
-	to := w.o.Access.To
-	for _, other := range []string{p.OTLP, p.File, mesh.AccessLogFile, Stdout} { // the last is Istio's own
-		if to == "" {
-			to = other
-		}
-	}
 	var err error
-	if o.To, err = w.place(to); err != nil {
+	if o.To, err = w.place(cmp.Or(w.o.Access.To, p.OTLP, p.File, mesh.AccessLogFile, Stdout)); err != nil { // the last is Istio's own
 		return o, err
 	}
 	format, encoding := w.o.Access.Format, w.o.Access.Encoding

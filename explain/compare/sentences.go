@@ -160,14 +160,12 @@ func changes(old, next []fact) (out []string) {
 	old, next = different(old, next), different(next, old)
 	taken := make([]bool, len(old))
 	for _, f := range next {
-		was := slices.IndexFunc(old, func(o fact) bool { return o.form == f.form && o.subject == f.subject && o.form != line })
-		for was >= 0 && taken[was] {
-			rest := slices.IndexFunc(old[was+1:], func(o fact) bool { return o.form == f.form && o.subject == f.subject })
-			if rest < 0 {
-				was = -1
+		was := -1
+		for i, o := range old {
+			if !taken[i] && o.form == f.form && o.subject == f.subject && o.form != line {
+				was = i
 				break
 			}
-			was += 1 + rest
 		}
 		switch {
 		case was >= 0:

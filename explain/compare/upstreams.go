@@ -4,6 +4,7 @@ package compare
 
 import (
 	"fmt"
+	"iter"
 	"regexp"
 	"strings"
 	"unicode"
@@ -147,19 +148,9 @@ func origins(text string) string {
 
 // closing is where the brace ends that text begins with; -1: nowhere.
 func closing(text string) int {
-	for i, depth, quoted := 0, 0, false; i < len(text); i++ {
-		switch c := text[i]; {
-		case quoted && c == '\\':
-			i++
-		case c == '"':
-			quoted = !quoted
-		case quoted:
-		case c == '{' || c == '[':
-			depth++
-		case c == '}' || c == ']':
-			if depth--; depth == 0 {
-				return i
-			}
+	for i, depth := range unquoted(text, "{[", "}]") {
+		if depth == 0 {
+			return i
 		}
 	}
 	return -1
@@ -167,19 +158,9 @@ func closing(text string) int {
 
 // fields splits at the spaces that are in no quotes, braces or brackets.
 func fields(text string) (out []string) {
-	start, depth, quoted := 0, 0, false
-	for i := 0; i < len(text); i++ {
-		switch c := text[i]; {
-		case quoted && c == '\\':
-			i++
-		case c == '"':
-			quoted = !quoted
-		case quoted:
-		case c == '{' || c == '[' || c == '(':
-			depth++
-		case c == '}' || c == ']' || c == ')':
-			depth--
-		case c == ' ' && depth == 0:
+	start := 0
+	for i, depth := range unquoted(text, "{[(", "}])") {
+		if text[i] == ' ' && depth == 0 {
 			out = append(out, text[start:i])
 			start = i + 1
 		}
@@ -188,6 +169,33 @@ func fields(text string) (out []string) {
 		out = append(out, text[start:])
 	}
 	return out
+}
+
+// unquoted are the places of the bytes that are in no quotes, and in how many pairs of
+// what opens and ends each is; those themselves are outside of their pair when it ends.
+func unquoted(text, opens, ends string) iter.Seq2[int, int] {
+	return func(yield func(int, int) bool) {
+		depth, quoted := 0, false
+		for i := 0; i < len(text); i++ {
+			switch c := text[i]; {
+			case quoted && c == '\\':
+				i++
+				continue
+			case c == '"':
+				quoted = !quoted
+				continue
+			case quoted:
+				continue
+			case strings.IndexByte(opens, c) >= 0:
+				depth++
+			case strings.IndexByte(ends, c) >= 0:
+				depth--
+			}
+			if !yield(i, depth) {
+				return
+			}
+		}
+	}
 }
 
 // inWords writes a path as objects have it: "LoadBalancer.Hash" is loadBalancer.hash.
