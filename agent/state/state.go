@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/egressd/egressd/internal/flock"
 	"github.com/egressd/egressd/internal/handover"
 	"github.com/egressd/egressd/internal/securedir"
 	"github.com/egressd/egressd/loader/bpffs"
@@ -54,7 +55,7 @@ func Lock(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the state directory: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := flock.Take(f); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("%w on %s (see \"egressd status\"): %w", ErrRuns, dir, err)
 	}

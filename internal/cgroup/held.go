@@ -60,11 +60,27 @@ func Secure(dir string) error {
 // returned: that one is held itself. The cgroup need not exist; what will be
 // above it and is not there either will be made in what is.
 func Held(dir string) error {
+	err := heldNow(dir)
+	for n := 1; n < heldTries && errors.Is(err, fs.ErrNotExist); n++ {
+		err = heldNow(dir) // it, or what is above it, was removed while it was looked at
+	}
+	return err
+}
+
+// heldTries bounds how often Held looks at a cgroup that goes and comes.
+const heldTries = 16
+
+func heldNow(dir string) error {
 	there, missing, err := nearest(dir)
 	if err != nil {
 		return err
 	}
 	above, err := Upwards(there)
+	for errors.Is(err, fs.ErrNotExist) && there != "/" {
+		missing = filepath.Base(there)
+		there = filepath.Dir(there)
+		above, err = Upwards(there)
+	}
 	if err != nil {
 		return err
 	}
@@ -98,8 +114,9 @@ func nearest(dir string) (there, missing string, err error) {
 			return "", "", fmt.Errorf("%s is not a directory", dir)
 		}
 		if err == nil {
-			there, err = filepath.EvalSymlinks(dir)
-			return there, missing, err
+			if there, err = filepath.EvalSymlinks(dir); err == nil {
+				return there, missing, nil
+			}
 		}
 		if !errors.Is(err, fs.ErrNotExist) || dir == "/" {
 			return "", "", err
@@ -155,8 +172,13 @@ func Upwards(dir string) ([]string, error) {
 	if dir, err = filepath.Abs(dir); err != nil {
 		return nil, err
 	}
-	if !isCgroup2(dir) {
-		return nil, &fs.PathError{Op: "look above", Path: dir, Err: os.ErrInvalid}
+	var st unix.Statfs_t
+	err = unix.Statfs(dir, &st)
+	if err == nil && st.Type != unix.CGROUP2_SUPER_MAGIC {
+		err = os.ErrInvalid
+	}
+	if err != nil {
+		return nil, &fs.PathError{Op: "look above", Path: dir, Err: err}
 	}
 	out := []string{dir}
 	for dir != "/" {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -107,4 +108,33 @@ func TestHeldIsTheKernels(t *testing.T) {
 	if leave(outer) == nil || cgroup.Held(middle) != nil {
 		t.Error("a process left what was delegated as a whole")
 	}
+}
+
+// TestHeldGoesAndComes: a cgroup that is removed and made anew while it is looked at,
+// as that of a unit that is restarted, is no reason to call it loose.
+func TestHeldGoesAndComes(t *testing.T) {
+	_, _, inner := tree(t)
+	done := make(chan struct{})
+	var maker sync.WaitGroup
+	maker.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+				if err := errors.Join(os.Remove(inner), os.Mkdir(inner, 0o755)); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		}
+	})
+	for range 1000 {
+		if err := cgroup.Held(inner); err != nil {
+			t.Error(err)
+			break
+		}
+	}
+	close(done)
+	maker.Wait()
 }

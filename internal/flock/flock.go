@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package flock tells who holds a lock (flock(2)).
+// Package flock takes a lock (flock(2)), and tells who holds one.
 package flock
 
 import (
@@ -10,9 +10,31 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
+
+const (
+	// takeWait is how long Take waits for who has the lock.
+	takeWait = time.Second
+	takeTick = 5 * time.Millisecond
+)
+
+// Take locks f for its holder alone, until it is closed. It waits for a second where
+// somebody has the lock, because that of a process that was killed may outlive it for
+// a moment: a child that it had just forked has all of its descriptors until it calls
+// execve(2). EWOULDBLOCK says that somebody has it still.
+func Take(f *os.File) error {
+	deadline := time.Now().Add(takeWait)
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil || !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) || time.Now().After(deadline) {
+			return err
+		}
+		time.Sleep(takeTick) // flock(2) has no deadline of its own
+	}
+}
 
 // Holder says whether somebody holds an exclusive lock on the file or directory at path,
 // and the pid of who does; 0: it cannot be known, as of a process in another pid

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/egressd/egressd/internal/flock"
 	"github.com/egressd/egressd/internal/securedir"
 )
 
@@ -76,7 +77,7 @@ func lock(dir string) (*os.File, error) {
 		if err != nil {
 			return nil, fmt.Errorf("open the pin directory: %w", err)
 		}
-		if err := unix.Flock(int(at.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		if err := flock.Take(at); err != nil {
 			return nil, errors.Join(fmt.Errorf("%w: %s; end it, or choose another one with --pin-dir: %w", ErrTaken, dir, err), at.Close())
 		}
 		// Who removed the directory meanwhile leaves a lock on nothing.
