@@ -120,7 +120,8 @@ func (r *Kernel) event(k telemetry.KernelEvent) flow.Event {
 // observe tells the observer of an event.
 func (r *Kernel) observe(k telemetry.KernelEvent, e flow.Event, host *policy.Host) {
 	if r.Observer != nil {
-		r.Observer.Observe(&flow.Observation{Event: flow.Flagged(e), Src: k.Src, SNI: k.Name, Host: host, Begun: !k.Closed && e.Allowed})
+		e.Flag()
+		r.Observer.Observe(&flow.Observation{Event: e, Src: k.Src, SNI: k.Name, Host: host, Begun: !k.Closed && e.Allowed})
 	}
 }
 

@@ -58,14 +58,14 @@ func (r *Recorder) Record(e flow.Event) {
 		return
 	}
 	r.seen.add(&e)
-	r.keep(e)
+	r.keep(&e)
 }
 
 // keep keeps an event for those who look back, and tells it.
-func (r *Recorder) keep(e flow.Event) {
-	r.events.Record(e)
+func (r *Recorder) keep(e *flow.Event) {
+	r.events.Keep(e)
 	if r.all != nil {
-		r.all.Record(e)
+		r.all.Record(*e)
 	}
 }
 
@@ -118,7 +118,7 @@ func (r *Recorder) each(f func(flow.Event) bool) {
 // tell gives a denial to those who follow, and writes it to the log unless its
 // workload has many lines there.
 func (r *Recorder) tell(e flow.Event) {
-	r.keep(e)
+	r.keep(&e)
 	if r.also != nil {
 		r.also.Record(e)
 	}

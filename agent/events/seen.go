@@ -29,8 +29,14 @@ const (
 // that only for as long as they are kept. A workload that goes to very many
 // destinations has no room for its newest, and takes no other one's.
 type seenTable struct {
-	mu     sync.Mutex
-	of     map[string]*seenBy
+	mu sync.Mutex
+	of map[string]*seenBy
+	// recent is what was added last: most flows go where the one before went.
+	recent struct {
+		workload string
+		key      seenKey
+		row      *seenRow // nil: look for it
+	}
 	total  int
 	folded int // flows without a place
 	swept  time.Time
@@ -62,6 +68,12 @@ type seenRow struct {
 	last  time.Time
 }
 
+// again counts another flow that is like it.
+func (r *seenRow) again(e *flow.Event) {
+	r.count++
+	r.last = e.Time
+}
+
 // add notes an event of a flow that was allowed. It allocates nothing for a destination
 // that is known.
 func (t *seenTable) add(e *flow.Event) {
@@ -81,13 +93,17 @@ func (t *seenTable) add(e *flow.Event) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if r := &t.recent; r.row != nil && r.workload == e.Workload && r.key == k {
+		r.row.again(e)
+		return
+	}
 	w := t.of[e.Workload]
 	if w == nil {
 		w = &seenBy{at: map[seenKey]*seenRow{}}
 	}
 	if row := w.at[k]; row != nil {
-		row.count++
-		row.last = e.Time
+		t.recent.workload, t.recent.key, t.recent.row = e.Workload, k, row
+		row.again(e)
 		return
 	}
 	if len(w.at) >= seenEach || t.total >= seenAll && !t.makeRoom(w, e.Time) {
@@ -120,6 +136,7 @@ func (t *seenTable) makeRoom(w *seenBy, now time.Time) bool {
 		return false
 	}
 	last := most.order[len(most.order)-1]
+	t.recent.row = nil
 	t.folded += most.at[last].count
 	delete(most.at, last)
 	most.order = most.order[:len(most.order)-1]
@@ -129,6 +146,7 @@ func (t *seenTable) makeRoom(w *seenBy, now time.Time) bool {
 
 // forget drops what was seen last long ago.
 func (t *seenTable) forget(now time.Time) {
+	t.recent.row = nil
 	for name, w := range t.of {
 		w.order = slices.DeleteFunc(w.order, func(k seenKey) bool {
 			old := now.Sub(w.at[k].last) >= seenFor

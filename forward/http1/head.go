@@ -39,8 +39,9 @@ type ResponseHead struct {
 	Fields field.List
 	// Length is that of the body in bytes, Chunked or ToTheEnd.
 	Length int64
-	// Close: no further response follows on the connection.
-	Close bool
+	// Close: no further response follows on the connection. KeepAlive: it says that
+	// another may, and nothing else.
+	Close, KeepAlive bool
 }
 
 // framing is what the fields of a message say of its body and its connection.
@@ -146,7 +147,7 @@ func (r *ResponseHead) Parse(head []byte, method string) error {
 }
 
 func (r *ResponseHead) judge(f *framing, method string) (err error) {
-	r.Close = f.close || r.Minor == 0 && !f.keepAlive
+	r.Close, r.KeepAlive = f.close || r.Minor == 0 && !f.keepAlive, f.keepAlive && !f.close
 	if f.lengths > 0 {
 		if r.Length, err = parseLength(f.length); err != nil {
 			return err

@@ -121,7 +121,7 @@ func (x *exchange) response1(c *upstream.HTTPConn) *message.Response {
 	u.Good = !h.Close && h.Status != http.StatusSwitchingProtocols
 	r := &x.scratch.resp
 	*r = message.Response{
-		StatusCode: h.Status, Reason: h.Reason, ProtoMajor: 1, Header: h.Fields, Length: h.Length, Close: h.Close,
+		StatusCode: h.Status, Reason: h.Reason, ProtoMajor: 1, Header: h.Fields, Length: h.Length, Close: h.Close, KeepAlive: h.KeepAlive,
 		Body: &u.Body, Trailer: u.TrailerFn, Done: u.DoneFn,
 	}
 	return r

@@ -235,7 +235,7 @@ func (x *exchange) persist(resp *message.Response) {
 	own := x.up.ownHTTP1() && x.r.ProtoMajor == 1
 	var o message.ConnectionOptions
 	if own {
-		o.KeepAlive = h.HasToken("Connection", "keep-alive") && !h.HasToken("Connection", "close")
+		o.KeepAlive = resp.KeepAlive
 		o.Close = resp.Close && x.r.ProtoAtLeast(1, 1)
 	}
 	if resp.ProtoMajor == 1 && resp.Length == http1.Chunked {

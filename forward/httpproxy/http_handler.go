@@ -404,7 +404,7 @@ func (x *exchange) end() {
 	}
 	e := x.event()
 	if x.observed() {
-		x.observe(e) // while the fields are there
+		x.observe(&e) // while the fields are there
 	}
 	x.settle()
 	x.giveRetry()

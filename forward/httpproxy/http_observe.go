@@ -15,10 +15,11 @@ import (
 
 // observe tells the observer of a request that has ended. Its fields, and those of
 // its answer, are still there.
-func (x *exchange) observe(e flow.Event) {
+func (x *exchange) observe(e *flow.Event) {
 	s := x.core.o.Observations.Get()
 	defer x.core.o.Observations.Put(s)
-	s.Event, s.Src = flow.Flagged(e), x.conn.Info.Src
+	s.Event, s.Src = *e, x.conn.Info.Src
+	s.Flag()
 	s.To, s.Host = x.to, x.decision.Host
 	s.Major, s.Minor, s.Scheme, s.Target, s.Authority = x.r.ProtoMajor, x.r.ProtoMinor, x.req.Scheme, x.target, x.r.Host
 	s.Request, s.Response = x.r.Header, *x.w.Header()
@@ -54,7 +55,8 @@ func (t *client) observeRefused(e flow.Event, major, minor int, target, authorit
 	s := t.core.o.Observations.Get()
 	defer t.core.o.Observations.Put(s)
 	e.Kind = flow.Request
-	s.Event, s.Src = flow.Flagged(e), t.Info.Src
+	s.Event, s.Src = e, t.Info.Src
+	s.Flag()
 	s.Major, s.Minor, s.Target, s.Authority = major, minor, target, authority
 	o.Observe(s)
 }

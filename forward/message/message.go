@@ -51,8 +51,9 @@ type Response struct {
 	// Length is that of the body: in bytes, http1.Chunked when it is not known, or
 	// http1.ToTheEnd.
 	Length int64
-	// Close: the upstream ends the connection behind it.
-	Close bool
+	// Close: the upstream ends the connection behind it. KeepAlive: of HTTP/1, it says
+	// that it keeps it, and nothing else.
+	Close, KeepAlive bool
 	// Announced are the names of the trailer's fields, as far as the upstream says.
 	Announced []string
 	Body      io.Reader

@@ -18,7 +18,18 @@ var hopByHop = [...]string{
 	"Http2-Settings", // of an upgrade to h2c
 }
 
+// hopByHopLengths has a bit for the length of each of them: most fields have another.
+var hopByHopLengths = func() (set uint32) {
+	for _, n := range hopByHop {
+		set |= 1 << len(n)
+	}
+	return set
+}()
+
 func isHopByHop(name string) bool {
+	if len(name) > 31 || hopByHopLengths&(1<<len(name)) == 0 {
+		return false
+	}
 	for _, n := range hopByHop {
 		if field.Same(n, name) {
 			return true
@@ -62,7 +73,7 @@ func (o *ConnectionOptions) Apply(h *field.List, own, coding bool) {
 	removeNamed(h)
 	h.DelFunc(func(f *field.Entry) bool {
 		switch {
-		case !isHopByHop(f.Name), field.Same(f.Name, "Connection"):
+		case !isHopByHop(f.Name) || field.Same(f.Name, "Connection"):
 			return false
 		case field.Same(f.Name, "Keep-Alive"):
 			return !own

@@ -225,7 +225,7 @@ func (s *Stream) writeAt(fd uintptr) bool {
 // call is recvfrom(2) or sendto(2) on a socket that does not block.
 func call(trap, fd uintptr, p []byte, flags uintptr) (int, syscall.Errno) {
 	for {
-		n, _, e := unix.RawSyscall6(trap, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), flags|unix.MSG_DONTWAIT, 0, 0)
+		n, _, e := syscall.RawSyscall6(trap, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), flags|unix.MSG_DONTWAIT, 0, 0)
 		switch e {
 		case 0:
 			return int(n), 0

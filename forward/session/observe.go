@@ -65,7 +65,8 @@ func (t *Session) Record(e flow.Event, d policy.Decision, u *policy.Upstream) {
 	}
 	s := t.shared.Observations.Get()
 	defer t.shared.Observations.Put(s)
-	s.Event, s.Src, s.To, s.Host = flow.Flagged(e), t.Info.Src, u, d.Host
+	s.Event, s.Src, s.To, s.Host = e, t.Info.Src, u, d.Host
+	s.Flag()
 	s.Begun = e.Kind == flow.Decision && e.Allowed
 	o.Observe(s)
 }

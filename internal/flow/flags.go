@@ -83,12 +83,12 @@ var unread = map[policy.Reason]string{
 	policy.ReasonUpstream: FlagConnectionFailure + "," + FlagRetryLimit,
 }
 
-// Flagged returns e with the flags of its reason beside those that it has, in
-// Envoy's order. Answers of DNS have none, nor what audit mode let pass: its reason is
-// that of a denial which did not happen.
-func Flagged(e Event) Event {
+// Flag gives e the flags of its reason beside those that it has, in Envoy's order.
+// Answers of DNS have none, nor what audit mode let pass: its reason is that of a denial
+// which did not happen.
+func (e *Event) Flag() {
 	if e.Layer == DNS || e.WouldDeny {
-		return e
+		return
 	}
 	of, ok := "", false
 	if e.Kind == Decision || e.Kind == Close {
@@ -98,21 +98,23 @@ func Flagged(e Event) Event {
 		of = flags[e.Reason]
 	}
 	if of == "" {
-		return e
+		return
 	}
 	if e.ResponseFlags == "" {
 		e.ResponseFlags = of
-		return e
+		return
 	}
 	all := strings.Split(e.ResponseFlags+","+of, ",")
 	order := strings.Fields(flagOrder)
 	slices.SortFunc(all, func(a, b string) int { return slices.Index(order, a) - slices.Index(order, b) })
 	e.ResponseFlags = strings.Join(slices.Compact(all), ",")
-	return e
 }
 
-// FlagSink is a Sink that gives Flagged events to another.
+// FlagSink is a Sink that gives events with their flags to another.
 type FlagSink struct{ Sink }
 
 // Record implements Sink.
-func (s FlagSink) Record(e Event) { s.Sink.Record(Flagged(e)) }
+func (s FlagSink) Record(e Event) {
+	e.Flag()
+	s.Sink.Record(e)
+}

@@ -10,9 +10,9 @@ import (
 	"github.com/egressd/egressd/policy"
 )
 
-// TestFlagged: a reason stands for a flag in one place, and those that are there
+// TestFlag: a reason stands for a flag in one place, and those that are there
 // stay, in Envoy's order; what audit mode let pass has none.
-func TestFlagged(t *testing.T) {
+func TestFlag(t *testing.T) {
 	for _, tt := range []struct {
 		e    Event
 		want string
@@ -38,8 +38,9 @@ func TestFlagged(t *testing.T) {
 		{Event{Layer: Egress, Kind: Decision, Reason: policy.ReasonName, Allowed: true, WouldDeny: true}, ""},
 		{Event{Layer: DNS, Kind: Query, Reason: policy.ReasonResolve}, ""},
 	} {
-		if got := Flagged(tt.e).ResponseFlags; got != tt.want {
-			t.Errorf("%+v: %q, want %q", tt.e, got, tt.want)
+		flagged := tt.e
+		if flagged.Flag(); flagged.ResponseFlags != tt.want {
+			t.Errorf("%+v: %q, want %q", tt.e, flagged.ResponseFlags, tt.want)
 		}
 	}
 	for _, table := range []map[policy.Reason]string{flags, unread} {

@@ -24,6 +24,7 @@ type Log struct {
 	live   int
 	next   uint64 // number of the next event
 	shares map[share]*queue
+	recent *queue // of the newest event, nil: look for it
 	counts map[CountKey]*uint64
 	// last is what the newest event was counted by: most are like the one before, and
 	// need not be looked for.
@@ -71,29 +72,29 @@ func NewLog(size int) *Log {
 	}
 }
 
-// Record keeps and counts e; one that stands for several counts as many.
-func (l *Log) Record(e Event) {
+// Record implements Sink.
+func (l *Log) Record(e Event) { l.Keep(&e) }
+
+// Keep keeps a copy of e and counts it; one that stands for several counts as many.
+func (l *Log) Keep(e *Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	*l.count(CountKey{e.Layer, e.Kind, e.Allowed, e.Reason}) += uint64(max(e.More, 1))
 	s := share{e.Workload, e.Denied()}
-	q := l.shares[s]
-	if q == nil {
-		q = &queue{share: s}
-		l.shares[s] = q
-	}
+	q := l.of(s)
 	var kept *Event
 	if l.live >= l.size {
 		loser := l.victim(q)
 		kept = l.drop(loser)
 		if len(loser.numbers) == 0 && loser != q {
 			delete(l.shares, loser.share)
+			l.recent = nil
 		}
 	}
 	if kept == nil {
 		kept = new(Event)
 	}
-	*kept = e // readers have copies
+	*kept = *e // readers have copies
 	kept.Number = l.next + 1
 	l.kept = append(l.kept, slot{l.next, kept})
 	q.numbers = append(q.numbers, l.next)
@@ -108,6 +109,20 @@ func (l *Log) Record(e Event) {
 		default: // it has been woken
 		}
 	}
+}
+
+// of is the queue of a share.
+func (l *Log) of(s share) *queue {
+	if l.recent != nil && l.recent.share == s {
+		return l.recent
+	}
+	q := l.shares[s]
+	if q == nil {
+		q = &queue{share: s}
+		l.shares[s] = q
+	}
+	l.recent = q
+	return q
 }
 
 // count is the counter of what k says.
@@ -152,6 +167,12 @@ func (l *Log) drop(q *queue) (was *Event) {
 
 // find returns where the event with a number, or the first one after it, is.
 func (l *Log) find(number uint64) (int, bool) {
+	// Most are where they would be if none between had been taken out.
+	if len(l.kept) > 0 && number >= l.kept[0].number {
+		if at := number - l.kept[0].number; at < uint64(len(l.kept)) && l.kept[at].number == number {
+			return int(at), true
+		}
+	}
 	return slices.BinarySearchFunc(l.kept, number, func(s slot, n uint64) int {
 		switch {
 		case s.number < n:

@@ -54,6 +54,7 @@ var buckets = []float64{0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 
 
 // series are the metrics of one set of labels.
 type series struct {
+	key    key
 	labels [4][]string  // of each metric, in their order; nil: there is none
 	used   atomic.Int64 // when something was counted last, in seconds since 1970
 	owner  string       // the workload
@@ -102,6 +103,9 @@ type Metrics struct {
 	tcp      [4]*prometheus.CounterVec   // sent, received, opened, closed
 
 	series map[key]*series
+	// recent is what was counted in last: most is like what came before it, and need
+	// not be looked for. It is set with mu held by a reader, and let go of by a writer.
+	recent atomic.Pointer[series]
 	shares map[string]int // of workloads
 	swept  time.Time
 	rest   [2]*series // of requests, and of connections
@@ -150,6 +154,7 @@ func (m *Metrics) begin(extra []string) {
 	m.tcp[1] = counter("istio_tcp_received_bytes_total", "Bytes that were received from clients on such connections.", connections)
 	m.tcp[2] = counter("istio_tcp_connections_opened_total", "Such connections that were opened.", connections)
 	m.tcp[3] = counter("istio_tcp_connections_closed_total", "Such connections that have ended, or were denied.", connections)
+	m.recent.Store(nil)
 	clear(m.series)
 	clear(m.shares)
 	for i, connection := range []bool{false, true} {
@@ -265,9 +270,7 @@ func (m *Metrics) of(o *flow.Observation) *series {
 			return m.custom(r, k, o)
 		}
 	}
-	m.mu.RLock()
-	s := m.series[k]
-	m.mu.RUnlock()
+	s := m.find(k)
 	if s == nil {
 		s = m.add(k, o.Time, func() [4][]string {
 			labels := slices.Concat(m.labels(k), make([]string, len(m.extra)))
@@ -275,6 +278,18 @@ func (m *Metrics) of(o *flow.Observation) *series {
 		})
 	}
 	s.touch(o.Time)
+	return s
+}
+
+// find is the series of a key, nil: there is none yet.
+func (m *Metrics) find(k key) *series {
+	if r := m.recent.Load(); r != nil && r.key == k {
+		return r
+	}
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	s := m.series[k]
+	m.recent.Store(s)
 	return s
 }
 
@@ -322,6 +337,7 @@ func (m *Metrics) forget(now time.Time) {
 		return
 	}
 	m.swept = now
+	m.recent.Store(nil)
 	for k, s := range m.series {
 		if now.Unix()-s.used.Load() < int64(forgetAfter/time.Second) {
 			continue
@@ -357,7 +373,7 @@ func (m *Metrics) vectors(k key) [4]interface{ DeleteLabelValues(...string) bool
 
 // make makes series of labels.
 func (m *Metrics) make(k key, labels [4][]string) *series {
-	s := &series{labels: labels}
+	s := &series{key: k, labels: labels}
 	counter := func(v *prometheus.CounterVec, i int) prometheus.Counter {
 		if labels[i] == nil {
 			return m.none
