@@ -196,7 +196,7 @@ func or(a, b string) string {
 func (x *exchange) respond(resp *message.Response, dest *policy.RouteDestination) {
 	h := x.w.Header()
 	x.persist(resp)
-	*h = append((*h)[:0], resp.Header...)
+	*h = append(slices.Grow((*h)[:0], len(resp.Header)+1), resp.Header...) // and a Connection
 	if len(resp.Announced) > 0 && x.h1 != nil && resp.Length >= 0 && bodyAllowed(resp.StatusCode) {
 		resp.Length = http1.Chunked // HTTP/1.1 has trailers in chunked bodies only
 	}

@@ -41,8 +41,11 @@ func ParseAuthority(s string) (host string, port uint16, err error) {
 	if host == "" {
 		return "", 0, ErrNoHost
 	}
-	if addr, err := netip.ParseAddr(strings.TrimSuffix(host, ".")); err == nil {
-		return addr.String(), port, nil
+	// Most are names, of which ParseAddr would make an error.
+	if plain := strings.TrimSuffix(host, "."); plain != "" && '0' <= plain[len(plain)-1] && plain[len(plain)-1] <= '9' {
+		if addr, err := netip.ParseAddr(plain); err == nil {
+			return addr.String(), port, nil
+		}
 	}
 	host, err = hostname.Normalize(host)
 	return host, port, err
