@@ -90,9 +90,11 @@ func (a *arena) stranger() *world.Origin {
 	return a.Stranger
 }
 
+// strangers counts packets to its port 443. Connections that others have opened to
+// another port may end at any time, with a packet more.
 func strangers(a *arena) int {
 	o := a.stranger()
-	return wire(o.V4.String(), o.V6.String())(a)
+	return wireTo(o.V4.String(), 443)(a) + wireTo(o.V6.String(), 443)(a)
 }
 
 // wireTo counts packets to one port of one address.
