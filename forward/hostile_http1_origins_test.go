@@ -49,6 +49,8 @@ var hostileHTTP1 = map[string]struct {
 	"silence in the body":                  {begin: "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nxx", reason: policy.ReasonStreamIdle},
 	"silence between chunks":               {begin: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n", reason: policy.ReasonStreamIdle},
 	"silence in the trailer":               {begin: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: ", reason: policy.ReasonStreamIdle},
+	"100 that drips":                       {drips: "HTTP/1.1 100 Continue\r\n\r\n", reason: policy.ReasonStreamIdle, status: 504},
+	"103 that drips":                       {drips: "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", reason: policy.ReasonStreamIdle, status: 504},
 	"a status line that drips":             {begin: "HTTP/1.1 200 ", drips: "a", reason: policy.ReasonStreamIdle, status: 504},
 	"a head that drips":                    {begin: "HTTP/1.1 200 OK\r\nA: ", drips: "a", reason: policy.ReasonStreamIdle, status: 504},
 	"fields that drip":                     {begin: "HTTP/1.1 200 OK\r\n", drips: "a:\r\n", reason: policy.ReasonStreamIdle, status: 504},

@@ -65,6 +65,18 @@ var hostileHTTP2 = map[string]struct {
 	"1xx without end": {do: func(f *http2.Framer, s uint32, _ int) error {
 		return f.WriteHeaders(http2.HeadersFrameParam{StreamID: s, BlockFragment: h2block(":status", "103", "link", "</a>"), EndHeaders: true})
 	}, reason: policy.ReasonUpstreamProtocol},
+	"1xx that drips": {do: func(f *http2.Framer, s uint32, _ int) error {
+		drip(func() error {
+			return f.WriteHeaders(http2.HeadersFrameParam{StreamID: s, BlockFragment: h2block(":status", "102"), EndHeaders: true})
+		})
+		return io.EOF
+	}, limits: quick, reason: policy.ReasonStreamIdle},
+	"101": {do: func(f *http2.Framer, s uint32, turn int) error {
+		if turn > 0 {
+			return io.EOF
+		}
+		return f.WriteHeaders(http2.HeadersFrameParam{StreamID: s, BlockFragment: h2block(":status", "101", "upgrade", "x", "connection", "upgrade"), EndHeaders: true})
+	}, reason: policy.ReasonUpstreamProtocol},
 	"empty DATA": {do: func(f *http2.Framer, s uint32, turn int) error {
 		if turn == 0 {
 			return f.WriteHeaders(http2.HeadersFrameParam{StreamID: s, BlockFragment: h2block(":status", "200"), EndHeaders: true})

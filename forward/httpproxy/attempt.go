@@ -224,7 +224,9 @@ func (x *exchange) roundTrip2(ctx context.Context, c *upstream.HTTPConn, out *me
 		req.Body = body
 	}
 	resp, err := c.Client.RoundTrip(req)
-	informational.stop()
+	if bad := informational.stop(); bad != nil && err != nil {
+		err = bad
+	}
 	if err != nil {
 		return nil, wrote.Load(), err
 	}
@@ -371,27 +373,4 @@ func (x *exchange) wantsHTTP2(u *policy.Upstream) bool {
 		return x.r.ProtoMajor == 2 && (x.req.Visitor == nil || isGRPC(x.r))
 	}
 	return false
-}
-
-// informational passes 1xx responses on, until the final one was received.
-type informational struct {
-	x    *exchange
-	mu   sync.Mutex
-	over bool
-}
-
-func (i *informational) got(code int, header textproto.MIMEHeader) error {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.over || !i.x.r.ProtoAtLeast(1, 1) {
-		return nil
-	}
-	i.x.w.Inform(code, http.StatusText(code), field.FromMap(header))
-	return nil
-}
-
-func (i *informational) stop() {
-	i.mu.Lock()
-	i.over = true
-	i.mu.Unlock()
 }

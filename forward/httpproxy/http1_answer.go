@@ -125,7 +125,9 @@ func (a *http1Answer) send(status int, reason string, l field.List) {
 	buf := a.h.conn.core.messages.Get(1)
 	defer a.h.conn.core.messages.Put(buf)
 	head := http1.AppendFields(http1.AppendStatusLine((*buf)[:0], 1, status, reason), l)
+	a.h.x.stall.writing.Store(true)
 	n, err := a.h.src.Write(head)
+	a.h.x.stall.writing.Store(false)
 	a.sentBytes += int64(n)
 	a.err = errors.Join(a.err, err)
 }

@@ -14,9 +14,6 @@ import (
 	"github.com/egressd/egressd/forward/upstream"
 )
 
-// maxInformational bounds the informational answers to one request.
-const maxInformational = 100
-
 // roundTrip1 sends a request on c and reads the head of its answer. The rest of a
 // body that is not there yet is sent by another goroutine, until the exchange ends.
 func (x *exchange) roundTrip1(c *upstream.HTTPConn, out *message.Outgoing, body *message.AttemptBody) (*message.Response, error) {
@@ -89,7 +86,7 @@ func (x *exchange) receive1(c *upstream.HTTPConn, out *message.Outgoing, s *send
 		defer close(s.final)
 	}
 	u := c.HTTP1
-	for n := 0; n < maxInformational; n++ {
+	for {
 		head, err := u.Reader.Head(http1.MaxResponseHead)
 		if err == nil {
 			err = u.Head.Parse(head, out.Method)
@@ -101,17 +98,14 @@ func (x *exchange) receive1(c *upstream.HTTPConn, out *message.Outgoing, s *send
 		if h.Status < 100 || h.Status > 199 || h.Status == http.StatusSwitchingProtocols {
 			return x.response1(c), nil
 		}
-		if x.r.ProtoAtLeast(1, 1) {
-			message.RemoveHopByHop(&h.Fields)
-			x.w.Inform(h.Status, h.Reason, h.Fields)
+		if err := x.inform(h.Status, h.Reason, &h.Fields); err != nil {
+			return nil, err
 		}
 		if h.Status == http.StatusContinue && s != nil && s.goOn != nil && !s.told {
 			s.told = true
 			close(s.goOn)
 		}
-		x.moved()
 	}
-	return nil, http1.ErrStatusLine
 }
 
 func (x *exchange) response1(c *upstream.HTTPConn) *message.Response {

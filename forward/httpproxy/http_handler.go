@@ -56,6 +56,7 @@ type exchange struct {
 	body       *message.ReplayBody // nil: no body
 	senders    sync.WaitGroup      // of it
 	try        try
+	informed   int      // informational answers to it, from all attempts
 	answered   bool     // a final status was written
 	lingers    bool     // the connection ends with it, whatever is still to be read
 	releases   []func() // of the attempts' contexts

@@ -22,7 +22,7 @@ import (
 type stall struct {
 	x       *exchange    // from its beginning: it may be interrupted at once
 	last    atomic.Int64 // when something moved, in nanoseconds since x.start
-	writing atomic.Bool  // the answer is waiting for the client
+	writing atomic.Bool  // the answer, or an informational one, is waiting for the client
 	began   atomic.Bool  // an answer has begun
 
 	mu    sync.Mutex
@@ -132,9 +132,10 @@ func (s *stall) expire(cause error) {
 		s.untaken = !b.Complete() && !b.Awaited()
 	}
 	began := s.began.Load() // before the exchange knows, which answers that its time is over
+	writing := s.writing.Load()
 	s.x.cancel(cause)
 	switch {
-	case began:
+	case began || writing: // an informational answer
 		s.x.w.SetWriteDeadline(relay.LongAgo) // a write that waits for the client would wait on
 	case s.timer != nil:
 		s.timer.Reset(s.x.core.o.StallTimeout) // so may that of its answer; the sweeper looks again

@@ -11,7 +11,9 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -198,6 +200,39 @@ func (v *verifier) listOf(issuer *x509.Certificate) (*x509.RevocationList, error
 type Secured struct {
 	*tls.Conn
 	rejected atomic.Pointer[error]
+
+	mu     sync.Mutex
+	readBy time.Time // the deadline that others have set
+}
+
+// SetDeadline bounds reads and writes.
+func (c *Secured) SetDeadline(t time.Time) error {
+	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
+}
+
+// SetReadDeadline bounds reads, also when Quiet has one under way.
+func (c *Secured) SetReadDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.readBy = t
+	return c.Conn.SetReadDeadline(t)
+}
+
+// lookUntil bounds the reads of Quiet, where others have not a bound that is earlier.
+func (c *Secured) lookUntil(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.readBy.IsZero() && c.readBy.Before(t) {
+		t = c.readBy
+	}
+	return c.Conn.SetReadDeadline(t)
+}
+
+// looked has the bound of others hold again.
+func (c *Secured) looked() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.Conn.SetReadDeadline(c.readBy)
 }
 
 // Read notes when the peer refuses what was sent, which with TLS 1.3 may be known
@@ -223,28 +258,31 @@ const quietWait = time.Millisecond
 
 // Quiet says whether nothing for the application has come, neither bytes nor the end.
 // Tickets for later sessions come at any time, and are taken. Nobody may be reading.
+// A record may have come in one segment with the one before it, which was read: it is
+// here and not in the kernel, and is found by a read that may not wait.
 func (c *Secured) Quiet() bool {
-	if !pending(c.NetConn()) {
-		return true
+	until := time.Unix(1, 0)
+	if pending(c.NetConn()) {
+		until = time.Now().Add(quietWait)
 	}
-	if c.SetReadDeadline(time.Now().Add(quietWait)) != nil {
+	if c.lookUntil(until) != nil {
 		return false
 	}
 	var b [1]byte
 	n, err := c.Conn.Read(b[:])
 	var timeout net.Error
 	quiet := n == 0 && errors.As(err, &timeout) && timeout.Timeout()
-	return c.SetReadDeadline(time.Time{}) == nil && quiet
+	return c.looked() == nil && quiet
 }
 
 // pending says whether the kernel has something of a connection to read, its end as
 // well.
 func pending(nc net.Conn) bool {
-	tc, ok := nc.(*net.TCPConn)
+	sc, ok := nc.(syscall.Conn)
 	if !ok {
-		return false
+		return true // nobody knows
 	}
-	raw, err := tc.SyscallConn()
+	raw, err := sc.SyscallConn()
 	if err != nil {
 		return true
 	}

@@ -121,6 +121,10 @@ func (s *Stream) sendRest() error {
 func (s *Stream) Await(get func() []byte, put func()) (int, error) {
 	if s.Raw == nil {
 		if s.asked != nil {
+			if !s.Quiet() {
+				s.free()
+				return 0, ErrSpoke
+			}
 			if err := s.sendRest(); err != nil {
 				return 0, err
 			}

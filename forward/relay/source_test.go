@@ -124,3 +124,35 @@ func TestAskOfTheGone(t *testing.T) {
 		t.Errorf("after the end of the sending side: %v", err)
 	}
 }
+
+// tells is a connection without a descriptor of its own that knows whether something
+// has come, as one of TLS does.
+type tells struct {
+	net.Conn
+	quiet bool
+	wrote int
+}
+
+func (c *tells) Quiet() bool { return c.quiet }
+
+func (c *tells) Write(p []byte) (int, error) {
+	c.wrote += len(p)
+	return len(p), nil
+}
+
+func (c *tells) Read(p []byte) (int, error) { return copy(p, "answer"), nil }
+
+// TestAskOfOneThatTells: as TestAskAfterTheEnd, without a descriptor.
+func TestAskOfOneThatTells(t *testing.T) {
+	for _, quiet := range []bool{false, true} {
+		c := &tells{quiet: quiet}
+		var s Stream
+		s.Open(c)
+		freed := 0
+		s.Ask([]byte("request"), func() { freed++ })
+		_, err := s.Await(func() []byte { return make([]byte, 64) }, func() {})
+		if errors.Is(err, ErrSpoke) == quiet || freed != 1 || c.wrote > 0 != quiet || s.told > 0 != quiet {
+			t.Errorf("quiet %t: %v; freed %d times, %d sent", quiet, err, freed, c.wrote)
+		}
+	}
+}

@@ -18,8 +18,9 @@ type ServiceKey struct {
 	Host  string
 	Port  uint16
 	HTTP2 bool
-	// Subset and name tell parts of one host and port apart.
+	// Subset and name, with its port, tell parts of one host and port apart.
 	name, Subset string
+	namePort     uint16
 	secure
 }
 
@@ -44,7 +45,7 @@ func KeyOf(u *policy.Upstream, http2 bool) ConnKey {
 	case len(u.Endpoints) > 0:
 		key.endpoint, key.socket = u.Endpoints[0].Addr, u.Endpoints[0].Unix
 	case len(u.Names) > 0:
-		key.name = u.Names[0].Name
+		key.name, key.namePort = u.Names[0].Name, u.Names[0].Port
 	}
 	return key
 }
@@ -63,7 +64,8 @@ func triedAt(u *policy.Upstream, i int, tried []ConnKey) bool {
 		if i < len(u.Endpoints) {
 			return k.endpoint == u.Endpoints[i].Addr && k.socket == u.Endpoints[i].Unix
 		}
-		return k.name == u.Names[i-len(u.Endpoints)].Name
+		n := &u.Names[i-len(u.Endpoints)]
+		return k.name == n.Name && k.namePort == n.Port
 	})
 }
 

@@ -6,10 +6,13 @@ import (
 	"bufio"
 	"net"
 	"net/http"
+	"net/netip"
 	"testing"
 
 	"github.com/egressd/egressd/forward/downstream"
 	"github.com/egressd/egressd/forward/limits"
+	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/policy"
 )
 
 // shares is a ClusterManager whose connections are shared, and lead to an origin that
@@ -149,31 +152,102 @@ func TestParkedWhileClaimed(t *testing.T) {
 }
 
 // TestPoolKnowsWorkloads: what one workload leaves in the pool no other gets, not even
-// one that has its number by now.
+// one that has its number by now, nor itself under another policy or for another address
+// that it has dialled. Visitors of a gateway dial the gateway.
 func TestPoolKnowsWorkloads(t *testing.T) {
+	at := netip.MustParseAddrPort
+	self := downstream.Conn{Workload: "n/w", WorkloadID: 1, Policy: 1, Layer: flow.Egress, Dst: at("192.0.2.1:80"), Src: at("10.0.0.1:1000")}
+	visitor := downstream.Conn{Layer: flow.Ingress, Policy: 1, Dst: at("192.0.2.1:80")}
 	for name, tt := range map[string]struct {
-		second downstream.Conn
+		first  downstream.Conn
+		change func(c *downstream.Conn)
 		same   bool
 	}{
-		"itself":         {downstream.Conn{Workload: "w", WorkloadID: 1}, true},
-		"another number": {downstream.Conn{Workload: "w", WorkloadID: 2}, false},
-		"another name":   {downstream.Conn{Workload: "v", WorkloadID: 1}, false},
+		"itself":                  {self, func(c *downstream.Conn) { c.Src = at("10.0.0.1:1001") }, true},
+		"another number":          {self, func(c *downstream.Conn) { c.WorkloadID = 2 }, false},
+		"another name":            {self, func(c *downstream.Conn) { c.Workload = "n/v" }, false},
+		"another namespace":       {self, func(c *downstream.Conn) { c.Workload = "m/w" }, false},
+		"another policy":          {self, func(c *downstream.Conn) { c.Policy = 2 }, false},
+		"another address dialled": {self, func(c *downstream.Conn) { c.Dst = at("192.0.2.2:80") }, false},
+		"a gateway":               {self, func(c *downstream.Conn) { c.Layer = flow.Ingress }, false},
+		"a visitor":               {visitor, func(c *downstream.Conn) { c.Dst, c.Src = at("192.0.2.2:80"), at("198.51.100.1:9") }, true},
 	} {
 		m := shares(t)
 		u := named("a.example")
-		first := connsOf(t, m, &downstream.Conn{Workload: "w", WorkloadID: 1})
+		first := connsOf(t, m, &tt.first)
 		c, err := first.Acquire(t.Context(), &Drawn{Upstream: u}, false, false)
 		if err != nil {
 			t.Fatal(err)
 		}
 		ask(t, c)
 		first.Release(c)
-		got := connsOf(t, m, &tt.second).Ready(u, false, false)
+		second := tt.first
+		tt.change(&second)
+		got := connsOf(t, m, &second).Ready(u, false, false)
 		if (got == c) != tt.same {
 			t.Errorf("%s: got it: %v", name, got == c)
 		}
 		if got != nil {
 			got.Close()
 		}
+	}
+}
+
+// TestConnKey: what a connection is for, so that none is used for anything else: what
+// comes on it without being asked for is the same origin's that answers.
+func TestConnKey(t *testing.T) {
+	endpoint := func(s string) []policy.UpstreamEndpoint {
+		return []policy.UpstreamEndpoint{{Addr: netip.MustParseAddrPort(s), Weight: 1}}
+	}
+	tls := func(c policy.ClientTLS) *policy.TrafficPolicy { return &policy.TrafficPolicy{TLS: &c} }
+	simple := policy.ClientTLS{Mode: policy.TLSSimple}
+	for name, tt := range map[string]struct {
+		first, second func(u *policy.Upstream)
+		same          bool
+	}{
+		"nothing":              {nil, nil, true},
+		"weight":               {nil, func(u *policy.Upstream) { u.Names[0].Weight = 2 }, true},
+		"the name of no TLS":   {nil, func(u *policy.Upstream) { u.ServerName = "b.example" }, true},
+		"host":                 {nil, func(u *policy.Upstream) { u.Host = "b.example" }, false},
+		"port":                 {nil, func(u *policy.Upstream) { u.Port = 81 }, false},
+		"subset":               {nil, func(u *policy.Upstream) { u.Subset = "v2" }, false},
+		"name":                 {nil, func(u *policy.Upstream) { u.Names[0].Name = "b.example" }, false},
+		"port of the name":     {nil, func(u *policy.Upstream) { u.Names[0].Port = 8081 }, false},
+		"endpoint":             {func(u *policy.Upstream) { u.Endpoints = endpoint("192.0.2.1:80") }, func(u *policy.Upstream) { u.Endpoints = endpoint("192.0.2.2:80") }, false},
+		"port of the endpoint": {func(u *policy.Upstream) { u.Endpoints = endpoint("192.0.2.1:80") }, func(u *policy.Upstream) { u.Endpoints = endpoint("192.0.2.1:81") }, false},
+		"socket":               {func(u *policy.Upstream) { u.Endpoints = []policy.UpstreamEndpoint{{Unix: "/a"}} }, func(u *policy.Upstream) { u.Endpoints = []policy.UpstreamEndpoint{{Unix: "/b"}} }, false},
+		"TLS":                  {nil, func(u *policy.Upstream) { u.Traffic = tls(simple) }, false},
+		"the name of TLS":      {func(u *policy.Upstream) { u.Traffic = tls(simple) }, func(u *policy.Upstream) { u.Traffic, u.ServerName = tls(simple), "b.example" }, false},
+		"SNI":                  {func(u *policy.Upstream) { u.Traffic = tls(simple) }, func(u *policy.Upstream) { u.Traffic = tls(policy.ClientTLS{Mode: policy.TLSSimple, SNI: "b.example"}) }, false},
+		"whom the certificate is": {func(u *policy.Upstream) { u.Traffic = tls(simple) }, func(u *policy.Upstream) {
+			u.Traffic = tls(policy.ClientTLS{Mode: policy.TLSSimple, SubjectAltNames: []string{"b.example"}})
+		}, false},
+		"the CA": {func(u *policy.Upstream) { u.Traffic = tls(simple) }, func(u *policy.Upstream) { u.Traffic = tls(policy.ClientTLS{Mode: policy.TLSSimple, CA: "/ca"}) }, false},
+		"no verification": {func(u *policy.Upstream) { u.Traffic = tls(simple) }, func(u *policy.Upstream) {
+			u.Traffic = tls(policy.ClientTLS{Mode: policy.TLSSimple, InsecureSkipVerify: true})
+		}, false},
+		"the client certificate": {
+			func(u *policy.Upstream) { u.Traffic = tls(policy.ClientTLS{Mode: policy.TLSMutual, Secret: "n/a"}) },
+			func(u *policy.Upstream) { u.Traffic = tls(policy.ClientTLS{Mode: policy.TLSMutual, Secret: "m/a"}) }, false,
+		},
+		"tunnel": {nil, func(u *policy.Upstream) {
+			u.Traffic = &policy.TrafficPolicy{Tunnel: &policy.Tunnel{Protocol: "CONNECT", TargetHost: "b.example", TargetPort: 80}}
+		}, false},
+		"PROXY protocol": {nil, func(u *policy.Upstream) { u.Traffic = &policy.TrafficPolicy{ProxyProtocol: 1} }, false},
+	} {
+		key := func(change func(u *policy.Upstream)) ConnKey {
+			u := named("a.example")
+			u.Port, u.Names = 80, []policy.UpstreamName{{Name: "a.example", Port: 80, Weight: 1}}
+			if change != nil {
+				change(u)
+			}
+			return KeyOf(u, false)
+		}
+		if one, two := key(tt.first), key(tt.second); (one == two) != tt.same {
+			t.Errorf("%s: %+v and %+v", name, one, two)
+		}
+	}
+	if u := named("a.example"); KeyOf(u, true) == KeyOf(u, false) {
+		t.Error("the versions of HTTP share connections")
 	}
 }
