@@ -174,7 +174,7 @@ func TestFullDisk(t *testing.T) {
 	l.Record(denied("b.example"))
 	l.places[0].pipe.Flush(patience)
 	lines, missing, names := 0, uint64(0), map[string]int{}
-	u, err := flowrecord.Each([]string{path}, nil, func(e flow.Event) bool {
+	u, err := flowrecord.LogFiles{Paths: []string{path}}.Each(func(e flow.Event) bool {
 		if lines++; e.Kind == flow.Lost {
 			missing += uint64(e.More)
 		}
