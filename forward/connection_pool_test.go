@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -255,7 +256,7 @@ func TestKeepaliveOfARule(t *testing.T) {
 				want = [3]int{77, 7, 3}
 			}
 			nc := receive(t, dialled).(*net.TCPConn)
-			until(t, fmt.Sprintf("keepalive %v", want), func() bool { return keepaliveOf(t, nc) == want }) // one of HTTP/1 is young at first
+			testenv.Until(t, fmt.Sprintf("keepalive %v", want), func() bool { return keepaliveOf(t, nc) == want }) // one of HTTP/1 is young at first
 		}
 	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -68,7 +69,7 @@ func TestHalfCloseOfUpgrade(t *testing.T) {
 	}
 	var seen ticks
 	r.core.watcher.Activate(&seen)
-	until(t, "the watcher does not tick", func() bool { return seen.n.Load() == 8 })
+	testenv.Until(t, "the watcher ticks", func() bool { return seen.n.Load() == 8 })
 	goOn <- true
 	if n := receive(t, got); n != size {
 		t.Errorf("the origin has %d bytes, want %d", n, size)

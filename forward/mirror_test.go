@@ -14,6 +14,7 @@ import (
 	"github.com/egressd/egressd/forward/message"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -141,7 +142,7 @@ func TestMirrorPercent(t *testing.T) {
 	for range total {
 		get(t, c, "http://a.example/")
 	}
-	until(t, "copies are under way", func() bool { return r.core.http.Mirrors.Copies.Use().Used == 0 })
+	testenv.Until(t, "the copies end", func() bool { return r.core.http.Mirrors.Copies.Use().Used == 0 })
 	if n := some.Load(); n < low || n > high || none.Load() != 0 || len(r.sink.all(flow.Mirror)) != int(n) {
 		t.Errorf("%d and %d copies of %d, %d events; want about 100, none, and as many", n, none.Load(), total, len(r.sink.all(flow.Mirror)))
 	}
@@ -156,7 +157,7 @@ func TestMirrorPercent(t *testing.T) {
 	}
 	resp.Body.Close()
 	get(t, c, "http://a.example/") // is copied
-	until(t, "no copy came", func() bool { return some.Load() > before && r.core.http.Mirrors.Copies.Use().Used == 0 })
+	testenv.Until(t, "a copy comes and ends", func() bool { return some.Load() > before && r.core.http.Mirrors.Copies.Use().Used == 0 })
 	if n := some.Load() - before; n != 1 {
 		t.Errorf("%d copies of an upgrade and a request, want one", n)
 	}
@@ -348,7 +349,7 @@ func TestSlowMirror(t *testing.T) {
 	if _, err := io.Copy(io.Discard, first); err != nil {
 		t.Errorf("the connection to the mirror: %v", err)
 	}
-	until(t, "mirrors hold something", func() bool {
+	testenv.Until(t, "mirrors hold nothing", func() bool {
 		m := r.core.http.Mirrors
 		return m.Copies.Use().Used == 0 && m.Memory.Use().Used == 0 && m.Conns.Use().Used == 0
 	})

@@ -8,9 +8,9 @@ import (
 	"math/rand/v2"
 	"net"
 	"testing"
-	"time"
 
 	"github.com/egressd/egressd/forward/relay"
+	"github.com/egressd/egressd/internal/testenv"
 )
 
 // TestIdleHasNoPipe: connections that are spliced have a pipe while bytes are on
@@ -28,7 +28,7 @@ func TestIdleHasNoPipe(t *testing.T) {
 		readN(t, nc, 1)
 	}
 	budget := r.core.o.Limits.Descriptors
-	eventually(t, func() bool { return budget.Use().Used == 2*n })
+	testenv.Until(t, "idle connections have no pipe", func() bool { return budget.Use().Used == 2*n })
 	if open := pipes() - pipesAtStart; open == 0 || open > 2*relay.IdlePipes {
 		t.Errorf("%d pipe descriptors are kept", open)
 	}
@@ -77,14 +77,4 @@ func noise(seed byte, n int) []byte {
 	b := make([]byte, n)
 	_, _ = rand.NewChaCha8([32]byte{seed}).Read(b)
 	return b
-}
-
-// eventually polls until done.
-func eventually(t *testing.T, done func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !done(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("it did not come to be")
-		}
-	}
 }

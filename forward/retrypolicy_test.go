@@ -18,6 +18,7 @@ import (
 	"github.com/egressd/egressd/forward/message"
 	"github.com/egressd/egressd/internal/dial"
 	"github.com/egressd/egressd/internal/flow"
+	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -160,13 +161,13 @@ func TestRetryBudget(t *testing.T) {
 	for i := range 4 {
 		send("slow" + strconv.Itoa(i))
 	}
-	until(t, "the slow ones are not under way", func() bool { return active() == 4 })
+	testenv.Until(t, "the slow ones are under way", func() bool { return active() == 4 })
 	for i := range 8 {
 		send(strconv.Itoa(i))
 	}
 	// 4 wait, and at most 8 more are there: 3 may be retries at the most.
 	r.sink.wait(t, flow.Request, 5)
-	until(t, "none is tried again", func() bool { return again.Load() > 0 })
+	testenv.Until(t, "one is tried again", func() bool { return again.Load() > 0 })
 	var over int
 	for _, e := range r.sink.all(flow.Request) {
 		if e.ResponseFlags == "UO" && e.Status == 503 && strings.Contains(e.Detail, "retry budget") {

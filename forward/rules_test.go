@@ -5,7 +5,6 @@ package forward
 import (
 	"net/netip"
 	"testing"
-	"time"
 
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/hostname"
@@ -49,16 +48,6 @@ func (r *rig) apply(c *policy.Config) {
 
 func to(host string) []*policy.WeightedDestination {
 	return []*policy.WeightedDestination{{Destination: policy.Destination{Host: host, Port: 80}, Weight: 1}}
-}
-
-// until polls until f holds.
-func until(t testing.TB, what string, f func() bool) {
-	t.Helper()
-	for end := time.Now().Add(patience); !f(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal(what)
-		}
-	}
 }
 
 // only is the only event of a kind.

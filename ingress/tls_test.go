@@ -368,7 +368,8 @@ func TestVersions(t *testing.T) {
 		return fmt.Sprintf("  - {port: {number: %d, name: %s, protocol: HTTPS}, hosts: [%s.example.com], tls: {mode: SIMPLE, serverCertificate: %q, privateKey: %q%s}}\n", port, name, name, s.certAt, s.keyAt, more)
 	}
 	r := newGateway(t, yaml(origin(t), "", server("usual", "")+server("new", ", minProtocolVersion: TLSV1_3")+server("old", ", maxProtocolVersion: TLSV1_2")+
-		server("one", ", maxProtocolVersion: TLSV1_2, cipherSuites: [ECDHE-RSA-AES256-GCM-SHA384]")))
+		server("one", ", maxProtocolVersion: TLSV1_2, cipherSuites: [ECDHE-RSA-AES256-GCM-SHA384]")+
+		server("none", ", cipherSuites: [TLS_AES_128_GCM_SHA256]")))
 	for _, c := range []struct {
 		host string
 		args []string
@@ -378,6 +379,7 @@ func TestVersions(t *testing.T) {
 		{"new", []string{"--tls-max", "1.2"}, false}, {"new", []string{"--tlsv1.3"}, true},
 		{"old", []string{"--tls-max", "1.2"}, true}, {"old", []string{"--tlsv1.3"}, false},
 		{"one", []string{"--ciphers", "ECDHE-RSA-AES256-GCM-SHA384"}, true}, {"one", []string{"--ciphers", "ECDHE-RSA-AES128-GCM-SHA256"}, false},
+		{"none", []string{"--tls-max", "1.2"}, false}, {"none", []string{"--tlsv1.3"}, true},
 	} {
 		if _, out, ok := visit(t, "127.0.0.1", port, c.host+".example.com", append(c.args, "--cacert", roots)...); ok != c.ok {
 			t.Errorf("%s with %v: %v %s", c.host, c.args, ok, out)

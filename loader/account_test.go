@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/egressd/egressd/internal/machine"
+	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/internal/world"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/policy"
@@ -64,7 +65,7 @@ func TestInterfaceAccount(t *testing.T) {
 	must(t, f.dp.SetListeners(ports))
 	const more = 9000
 	f.asks(world.StrangerV4, 0, more)
-	await(t, "the share is used up", func() bool { return f.dp.Origins(1).Entries == f.dp.Origins(1).Max })
+	testenv.Until(t, "the share is used up", func() bool { return f.dp.Origins(1).Entries == f.dp.Origins(1).Max })
 	if n := f.rig.counter("deny/quota"); n != more-uint64(f.dp.Origins(1).Max) {
 		t.Errorf("%d questions were refused, want %d", n, more-f.dp.Origins(1).Max)
 	}
@@ -82,7 +83,7 @@ func TestInterfaceAccount(t *testing.T) {
 	}
 	// The twin: the machine is served again.
 	f.asks(world.StrangerV4, more, 1)
-	await(t, "the question is taken", func() bool { return f.dp.Origins(1).Entries == 0 })
+	testenv.Until(t, "the question is taken", func() bool { return f.dp.Origins(1).Entries == 0 })
 	f.accounts("afterwards", 1, 2)
 }
 
@@ -122,7 +123,7 @@ func TestAccounts(t *testing.T) {
 			}
 		}
 	}
-	await(t, "all is taken", func() bool {
+	testenv.Until(t, "all is taken", func() bool {
 		_, err := f.dp.SweepOrigins(0)
 		return err == nil && len(f.rig.published()) == 0
 	})

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/internal/world"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/loader/telemetry"
@@ -70,7 +71,7 @@ func TestShareOfPorts(t *testing.T) {
 			t.Errorf("%s, without a bound, another workload: %+v", addr, got)
 		}
 		hog.end()
-		await(t, "its ports are free again", func() bool { return r.dp.Conns(2).Entries == 0 })
+		testenv.Until(t, "its ports are free again", func() bool { return r.dp.Conns(2).Entries == 0 })
 
 		must(t, r.dp.SetRoom(room))
 		hog = r.talk(r.world.Node, greedy, "hoard-tcp", dst, strconv.Itoa(room))
@@ -97,7 +98,7 @@ func TestShareOfPorts(t *testing.T) {
 			}
 		}
 		hog.end()
-		await(t, "all have ended", func() bool {
+		testenv.Until(t, "all have ended", func() bool {
 			return r.dp.Conns(0).Entries == 0 && r.dp.Conns(2).Entries == 0 && r.dp.Conns(3).Entries == 0
 		})
 		if got := r.runIn(r.world.Node, greedy, "tcp", dst); got.Data != dst+" true" {
@@ -142,12 +143,12 @@ func TestConnsOutliveRestart(t *testing.T) {
 		}
 		old4.end()
 		old6.end()
-		await(t, "what is older is gone", func() bool { return r.dp.Conns(0).Entries <= 2 })
+		testenv.Until(t, "what is older is gone", func() bool { return r.dp.Conns(0).Entries <= 2 })
 		if f := r.dp.Conns(1); f.Entries != 2 {
 			t.Errorf("anew %v: %+v, want 2", anew, f)
 		}
 		young.end()
-		await(t, "all have ended", func() bool { return r.dp.Conns(0).Entries == 0 && r.dp.Conns(1).Entries == 0 })
+		testenv.Until(t, "all have ended", func() bool { return r.dp.Conns(0).Entries == 0 && r.dp.Conns(1).Entries == 0 })
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/internal/world"
 	"github.com/egressd/egressd/policy"
 )
@@ -99,7 +100,7 @@ func (m *model) wire() map[world.Packet]int {
 	_, err = c.Write([]byte("barrier"))
 	must(m.t, err)
 	var now map[world.Packet]int
-	await(m.t, "the barrier leaves", func() bool {
+	testenv.Until(m.t, "the barrier leaves", func() bool {
 		now = m.world.Wire()
 		return now[at] > before
 	})

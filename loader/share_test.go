@@ -9,8 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
+	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/internal/world"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/loader/arrival"
@@ -28,16 +28,6 @@ func (r *rig) workload(name string, id uint32) *world.Cgroup {
 	must(r.t, err)
 	must(r.t, r.dp.SetWorkload(cgroup, loader.WorkloadState{ID: id, Policy: testPolicy}))
 	return cg
-}
-
-// await polls until done.
-func await(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); !done(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within 5 s: %s", what)
-		}
-	}
 }
 
 // TestShare: a workload that fills its share of the original destinations is
@@ -89,7 +79,7 @@ func TestShare(t *testing.T) {
 	}
 	four.end()
 	six.end()
-	await(t, "its share is free again", func() bool { return r.dp.Origins(2).Entries == 0 })
+	testenv.Until(t, "its share is free again", func() bool { return r.dp.Origins(2).Entries == 0 })
 	// The twin: it is served again.
 	if got := r.runIn(r.world.Node, greedy, "tcp", hostport(world.StrangerV4, 443)); got.Errno != "" {
 		t.Errorf("afterwards: %+v", got)
@@ -200,7 +190,7 @@ func (r *rig) forgeTCP(t *testing.T, victim, forger *world.Pod, forgers *world.C
 	mine := owner.next().From
 	// Its SYN is answered to the victim's pod, so it waits.
 	forged := r.talk(forger.Netns, forgers, "from-tcp", dst, mine)
-	await(t, "the forger's SYN has left", func() bool { return r.dp.Origins(2).Entries == 1 })
+	testenv.Until(t, "the forger's SYN has left", func() bool { return r.dp.Origins(2).Entries == 1 })
 	c, err := ln.Accept()
 	must(t, err)
 	defer c.Close()
@@ -210,7 +200,7 @@ func (r *rig) forgeTCP(t *testing.T, victim, forger *world.Pod, forgers *world.C
 		t.Errorf("accepted: %+v %v, want the owner's, %d", o, ok, owner.cmd.Process.Pid)
 	}
 	forged.kill()
-	await(t, "the forger's entry is gone", func() bool { return r.dp.Origins(2).Entries == 0 })
+	testenv.Until(t, "the forger's entry is gone", func() bool { return r.dp.Origins(2).Entries == 0 })
 }
 
 // TestNoGate: without a gate of the family, other namespaces are refused what

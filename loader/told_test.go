@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/internal/world"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/loader/telemetry"
@@ -124,7 +125,7 @@ func TestToldWhenTheRingWasFull(t *testing.T) {
 			}
 			lost := counter(t, r.dp, "lost/event")
 			c := r.talk(r.world.Node, r.cg, "hello", dst.String(), "hello", "evil.example", "0", "0")
-			await(t, "it is cut, and the event is lost", func() bool {
+			testenv.Until(t, "it is cut, and the event is lost", func() bool {
 				return counter(t, r.dp, "deny/name-not-allowed") > 0 && counter(t, r.dp, "lost/event") > lost
 			})
 			events := r.serveEvents()

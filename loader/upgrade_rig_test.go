@@ -15,6 +15,7 @@ import (
 
 	"github.com/egressd/egressd/bpf"
 	"github.com/egressd/egressd/internal/cgroup"
+	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/loader/layout"
 	"github.com/egressd/egressd/loader/telemetry"
@@ -282,7 +283,7 @@ func (u *upgradeRig) gone(before, now map[string]ebpf.MapID) {
 	}
 	for _, names := range layout.Renewed {
 		for _, name := range names {
-			await(u.t, name+" of the older version is freed", func() bool {
+			testenv.Until(u.t, name+" of the older version is freed", func() bool {
 				m, err := ebpf.NewMapFromID(before[name])
 				if err == nil {
 					m.Close()

@@ -12,6 +12,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/egressd/egressd/bpf"
+	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/loader/layout"
 )
@@ -106,7 +107,7 @@ func (u *upgradeRig) cutSilently(bad []*talker) {
 		_, err := io.WriteString(c.in, "hello evil.example\n")
 		must(u.t, err)
 	}
-	await(u.t, "the hellos are refused", func() bool { return refused() >= before+uint64(len(bad)) })
+	testenv.Until(u.t, "the hellos are refused", func() bool { return refused() >= before+uint64(len(bad)) })
 }
 
 // TestUpgradeInterrupted: whatever was replaced when a start ended, the next one

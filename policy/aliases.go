@@ -144,6 +144,7 @@ const (
 	TLSIstioMutual = config.TLSIstioMutual
 
 	ServerPassthrough     = config.ServerPassthrough
+	NoCipherSuite         = config.NoCipherSuite
 	ServerSimple          = config.ServerSimple
 	ServerMutual          = config.ServerMutual
 	ServerAutoPassthrough = config.ServerAutoPassthrough

@@ -251,6 +251,7 @@ func TestParseAllowedEndpoint(t *testing.T) {
 		"unix:///run/a.sock": "unix:///run/a.sock", "unix://@a": "unix://@a", "127.0.0.1": "127.0.0.1", "127.0.0.1:80": "127.0.0.1:80",
 		"127.0.0.0/8": "127.0.0.0/8", "[::1]:80": "[::1]:80", "::1": "::1", "::ffff:127.0.0.1": "127.0.0.1", "[::ffff:127.0.0.1]:8": "127.0.0.1:8",
 		"169.254.169.254/16": "169.254.0.0/16", "::ffff:127.0.0.0/104": "127.0.0.0/8",
+		"unix://@" + strings.Repeat("a", 107): "unix://@" + strings.Repeat("a", 107), "unix://@" + strings.Repeat("a", 108): "", "unix:///" + strings.Repeat("a", 200): "unix:///" + strings.Repeat("a", 200),
 		"unix://run/a": "", "unix:///run/../a": "", "unix:///run/": "", "unix://": "", "unix:///": "", "unix://@": "", "fe80::1%eth0": "", "127.0.0.1:0": "", "localhost": "", "": "", "127.0.0.1:x": "",
 	} {
 		a, err := ParseAllowedEndpoint(text)

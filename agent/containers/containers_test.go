@@ -203,6 +203,8 @@ func TestParseSockets(t *testing.T) {
 		{"docker=", "", "not an absolute path"},
 		{"docker=x", "", "not an absolute path"},
 		{"docker,docker=/x", "", "twice"},
+		{"docker=/" + strings.Repeat("x", 106), "map[docker:/" + strings.Repeat("x", 106) + "]", ""},
+		{"docker=/" + strings.Repeat("x", 107), "", "1 too many"},
 	} {
 		got, err := ParseSockets(tt.text)
 		if (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) || err == nil && fmt.Sprint(got) != tt.want {

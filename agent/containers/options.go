@@ -11,6 +11,7 @@ import (
 
 	"github.com/egressd/egressd/internal/container"
 	"github.com/egressd/egressd/internal/containerapi"
+	"github.com/egressd/egressd/internal/localsocket"
 )
 
 // ParseSockets reads which runtimes are asked, and where: "auto" for all that are known at
@@ -33,6 +34,9 @@ func ParseSockets(text string) (map[container.Runtime]string, error) {
 			socket = containerapi.DefaultSockets[r]
 		case !filepath.IsAbs(socket):
 			return nil, fmt.Errorf("%s: the socket %q is not an absolute path", name, socket)
+		}
+		if err := localsocket.CheckPath(socket); err != nil {
+			return nil, fmt.Errorf("%s: %w; name a link to it that is shorter", name, err)
 		}
 		if _, twice := out[r]; twice {
 			return nil, fmt.Errorf("%s is there twice", name)

@@ -91,7 +91,7 @@ func TestSettle(t *testing.T) {
 		g, err := readLastGood(saved, a.o)
 		return err == nil && g != nil && strings.Contains(string(g.Files[0].Data), host)
 	}
-	await(t, "the first policy is saved", func() bool { return has("first.example.com") })
+	testenv.Until(t, "the first policy is saved", func() bool { return has("first.example.com") })
 
 	start := time.Now()
 	change := func(host string) {
@@ -107,7 +107,7 @@ func TestSettle(t *testing.T) {
 	}
 	change("second.example.com")
 	change("third.example.com")
-	await(t, "the third policy is saved", func() bool { return has("third.example.com") })
+	testenv.Until(t, "the third policy is saved", func() bool { return has("third.example.com") })
 	if took := time.Since(start); took < debounce {
 		t.Errorf("saved after %v, want no earlier than %v", took, debounce)
 	}
@@ -125,17 +125,5 @@ func TestSettle(t *testing.T) {
 	a.SaveLastGood()
 	if !has("fourth.example.com") {
 		t.Error("the last policy was not saved at the end")
-	}
-}
-
-// await waits for something that another goroutine does.
-func await(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for end := time.Now().Add(20 * time.Second); !ok(); <-tick.C {
-		if time.Now().After(end) {
-			t.Fatalf("it never came that %s", what)
-		}
 	}
 }

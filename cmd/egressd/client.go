@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/egressd/egressd/agent"
+	"github.com/egressd/egressd/agent/state"
 	"github.com/egressd/egressd/internal/flock"
 	"github.com/egressd/egressd/internal/securedir"
 )
@@ -93,6 +94,9 @@ func (c client) follow(ctx context.Context, path string, query url.Values) (io.R
 func (c client) open(ctx context.Context, method, path string, query url.Values) (*http.Response, error) {
 	if c.wait <= 0 {
 		return nil, usageError{fmt.Errorf("--timeout is a time such as 5s, not %s", c.wait)}
+	}
+	if err := state.CheckSockets(c.stateDir); err != nil {
+		return nil, usageError{fmt.Errorf("no daemon can run there: %w", err)}
 	}
 	// Somebody else's socket would say whatever its owner likes.
 	if err := securedir.Check(c.stateDir); err != nil && !errors.Is(err, os.ErrNotExist) {

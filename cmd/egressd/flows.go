@@ -132,12 +132,15 @@ func showEvent(e env, asJSON bool) func(flow.Event, []byte) {
 // readFiles shows what is wanted of flow logs. Lines that are none are told at the end,
 // and make the exit code one of a finding.
 func (r *reader) readFiles(paths []string) error {
-	u, err := flowrecord.EachLine(paths, r.e.stdin, func(ev flow.Event, line []byte) bool {
+	p := newProgress(r.e)
+	u, err := flowrecord.LogFiles{Paths: paths, Stdin: r.e.stdin, Progress: p.told}.EachLine(func(ev flow.Event, line []byte) bool {
 		if r.wanted.Wants(&ev) {
+			p.erase()
 			r.show(ev, line)
 		}
 		return true
 	})
+	p.erase()
 	if err != nil {
 		return err
 	}

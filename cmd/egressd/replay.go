@@ -103,7 +103,7 @@ func (r *replayFlags) run(e env, paths []string) error {
 	}
 	var flows replay.Flows
 	seen := 0
-	unread, err := flowrecord.Each(paths, e.stdin, func(ev flow.Event) bool {
+	unread, err := readLogs(e, paths, func(ev flow.Event) bool {
 		if wanted.Wants(&ev) {
 			seen++
 			flows.Add(&ev)

@@ -21,7 +21,9 @@ import (
 	"github.com/egressd/egressd/agent/containers"
 	"github.com/egressd/egressd/agent/iface"
 	"github.com/egressd/egressd/agent/selfprobe"
+	"github.com/egressd/egressd/agent/state"
 	"github.com/egressd/egressd/agent/workload"
+	"github.com/egressd/egressd/internal/localsocket"
 	"github.com/egressd/egressd/internal/privilege"
 	"github.com/egressd/egressd/internal/quote"
 	"github.com/egressd/egressd/policy"
@@ -121,7 +123,7 @@ flows, explain, status and unload talk to the daemon by a unix socket in
 			if o.GatewaySelector, err = labels(gateway); err != nil {
 				return err
 			}
-			if err := socketOptions(&o, socketDir, k.on); err != nil {
+			if err := socketOptions(&o, f.stateDir, socketDir, k.on); err != nil {
 				return err
 			}
 			// Workloads are objects like all others; that they describe the
@@ -225,7 +227,10 @@ flows, explain, status and unload talk to the daemon by a unix socket in
 }
 
 // socketOptions reads the flags about unix sockets.
-func socketOptions(o *agent.Options, dir string, kubernetes bool) error {
+func socketOptions(o *agent.Options, stateDir, dir string, kubernetes bool) error {
+	if err := state.CheckSockets(stateDir); err != nil {
+		return usageError{err}
+	}
 	for _, e := range o.AllowEndpoints {
 		if kubernetes && e.Unix != "" {
 			return usageError{fmt.Errorf("--allow-endpoint %v cannot be used with --kubernetes: everybody who may write a ServiceEntry in the cluster could lead workloads to that socket, as root of this node; let the program listen on an address", e)}
@@ -233,6 +238,9 @@ func socketOptions(o *agent.Options, dir string, kubernetes bool) error {
 	}
 	if dir != "" && (!filepath.IsAbs(dir) || filepath.Clean(dir) != dir || dir == "/") {
 		return usageError{fmt.Errorf("--gateway-socket-dir: %q is not the absolute path of a directory, without dots and double slashes", dir)}
+	}
+	if err := localsocket.CheckPath(dir + "/x"); dir != "" && err != nil {
+		return usageError{fmt.Errorf("--gateway-socket-dir: no socket could be in it: %w; choose a shorter one", err)}
 	}
 	o.GatewaySocketDir = dir
 	return nil

@@ -197,7 +197,7 @@ func (f *suggestFlags) learn(ctx context.Context, l *learn.Learner, since time.T
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 func (f *suggestFlags) fromFiles(l *learn.Learner) ([]policy.Identity, []string, error) {
-	unread, err := flowrecord.Each(f.from, f.e.stdin, func(e flow.Event) bool { l.Add(e); return true })
+	unread, err := readLogs(f.e, f.from, func(e flow.Event) bool { l.Add(e); return true })
 	if err != nil {
 		return nil, nil, err
 	}

@@ -75,18 +75,12 @@ func ruleSentences(old, next []block) (out []string) {
 		case gone && !paired || j >= len(next):
 			out = append(out, fmt.Sprintf("the rule for %s is no longer there; it was: %s", condition(old[i].head), summary(old[i].body)))
 			goneHeads, i = goneHeads[min(1, len(goneHeads)):], i+1
-		case came && !paired || i >= len(old):
+		case gone && !came: // in pairs, of which the other one stands farther below
+			out = append(out, fmt.Sprintf("the rule for %s is no longer in this place; it was: %s", condition(old[i].head), summary(old[i].body)))
+			goneHeads, i, paired = goneHeads[1:], i+1, false
+		case came || i >= len(old):
 			out = append(out, fmt.Sprintf("a rule for %s comes: %s", condition(next[j].head), summary(next[j].body)))
-			newHeads, j = newHeads[min(1, len(newHeads)):], j+1
-		case gone != came: // in pairs, of which the other one stands farther below
-			if gone {
-				out = append(out, fmt.Sprintf("the rule for %s is no longer in this place; it was: %s", condition(old[i].head), summary(old[i].body)))
-				goneHeads, i = goneHeads[1:], i+1
-			} else {
-				out = append(out, fmt.Sprintf("a rule for %s comes: %s", condition(next[j].head), summary(next[j].body)))
-				newHeads, j = newHeads[1:], j+1
-			}
-			paired = false
+			newHeads, j, paired = newHeads[min(1, len(newHeads)):], j+1, false
 		default:
 			out = append(out, within(condition(next[j].head), changes(factsOf(old[i].body), factsOf(next[j].body)))...)
 			i, j = i+1, j+1

@@ -21,7 +21,7 @@ import (
 // logged are the events of flow logs, all of whose lines can be read.
 func logged(t *testing.T, paths ...string) (out []flow.Event) {
 	t.Helper()
-	u, err := flowrecord.Each(paths, nil, func(e flow.Event) bool { out = append(out, e); return true })
+	u, err := flowrecord.LogFiles{Paths: paths}.Each(func(e flow.Event) bool { out = append(out, e); return true })
 	if err != nil || u.Bad > 0 {
 		t.Errorf("%+v, %v", u, err)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/egressd/egressd/internal/collector"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/flowrecord"
+	"github.com/egressd/egressd/internal/localsocket"
 	"github.com/egressd/egressd/internal/logfile"
 	"github.com/egressd/egressd/internal/logpipe"
 )
@@ -69,6 +70,7 @@ func check(to string) error {
 	switch {
 	case to == Stdout, to == Stderr, to == Journal, to == Syslog:
 	case isSyslog && filepath.IsAbs(path):
+		return localsocket.CheckPath(path)
 	case strings.Contains(to, "://"):
 		_, err := collector.NewLogs(to, collector.RecordOptions{})
 		return err

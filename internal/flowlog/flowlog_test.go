@@ -65,9 +65,9 @@ func open(t *testing.T, log io.Writer, o Options, to ...string) *FlowLog {
 
 func TestCheck(t *testing.T) {
 	for to, want := range map[string]bool{
-		Stdout: true, Stderr: true, Journal: true, Syslog: true, "syslog:/run/log": true, "/var/log/flows.jsonl": true, "http://127.0.0.1:4318": true,
+		Stdout: true, Stderr: true, Journal: true, Syslog: true, "syslog:/run/log": true, "syslog:/" + strings.Repeat("x", 106): true, "/var/log/flows.jsonl": true, "http://127.0.0.1:4318": true,
 		"https://collector.example": true, "grpc://[::1]:4317": true,
-		"": false, "flows.jsonl": false, "syslog:": false, "syslog:log": false, "journal": false, "http://127.0.0.1": false, "ftp://x:1": false, "http://a:b@x:1": false,
+		"": false, "flows.jsonl": false, "syslog:": false, "syslog:log": false, "syslog:/" + strings.Repeat("x", 107): false, "journal": false, "http://127.0.0.1": false, "ftp://x:1": false, "http://a:b@x:1": false,
 	} {
 		if err := (&Options{To: []string{to}}).Check(); (err == nil) != want {
 			t.Errorf("%q: %v", to, err)
@@ -174,7 +174,7 @@ func TestFullDisk(t *testing.T) {
 	l.Record(denied("b.example"))
 	l.places[0].pipe.Flush(patience)
 	lines, missing, names := 0, uint64(0), map[string]int{}
-	u, err := flowrecord.Each([]string{path}, nil, func(e flow.Event) bool {
+	u, err := flowrecord.LogFiles{Paths: []string{path}}.Each(func(e flow.Event) bool {
 		if lines++; e.Kind == flow.Lost {
 			missing += uint64(e.More)
 		}

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/internal/testenv"
@@ -56,9 +55,9 @@ func rsyslog(t *testing.T, dir string) func(end string) []message {
 			t.Errorf("rsyslogd ends with %v", err)
 		}
 	})
-	until(t, "rsyslogd listens", func() bool { _, err := os.Stat(filepath.Join(dir, "log")); return err == nil })
+	testenv.Until(t, "rsyslogd listens", func() bool { _, err := os.Stat(filepath.Join(dir, "log")); return err == nil })
 	return func(end string) (all []message) {
-		until(t, end, func() bool {
+		testenv.Until(t, end, func() bool {
 			all = nil
 			text, _ := os.ReadFile(filepath.Join(dir, "out")) // it is there with the first message
 			for line := range strings.Lines(string(text)) {
@@ -70,16 +69,6 @@ func rsyslog(t *testing.T, dir string) func(end string) []message {
 			return len(all) > 0 && strings.HasSuffix(all[len(all)-1].Text, end)
 		})
 		return all
-	}
-}
-
-// until waits for something that comes by itself.
-func until(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !is(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("it never came: %s", what)
-		}
 	}
 }
 

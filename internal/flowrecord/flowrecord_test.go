@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -206,16 +207,48 @@ func TestEach(t *testing.T) {
 	}
 	paths = append(paths, paths...)
 	var got []string
-	u, err := Each(paths, strings.NewReader(lineOf(t, denied(0, "in"))), func(e flow.Event) bool { got = append(got, e.Name); return true })
+	u, err := LogFiles{Paths: paths, Stdin: strings.NewReader(lineOf(t, denied(0, "in")))}.Each(func(e flow.Event) bool { got = append(got, e.Name); return true })
 	if s := strings.Join(got, " "); err != nil || s != "old before new in" || u.Read != 4 || u.Bad != 1 || !strings.Contains(u.First.Error(), "flows.jsonl:2:") {
 		t.Errorf("%s, %+v, %v", s, u, err)
 	}
-	if u, err = Each(paths, strings.NewReader(""), func(flow.Event) bool { return false }); err != nil || u.Read != 1 {
+	once := LogFiles{Paths: paths, Stdin: strings.NewReader("")}
+	if u, err = once.Each(func(flow.Event) bool { return false }); err != nil || u.Read != 1 {
 		t.Errorf("one was enough: %+v, %v", u, err)
 	}
 	for _, bad := range []string{filepath.Join(dir, "none"), dir, write("broken.gz", "\x1f\x8b\x00no method of RFC 1952")} {
-		if _, err := Each([]string{bad}, nil, func(flow.Event) bool { return true }); err == nil {
+		if _, err := (LogFiles{Paths: []string{bad}}).Each(func(flow.Event) bool { return true }); err == nil {
 			t.Errorf("%s was read", bad)
+		}
+	}
+}
+
+// TestProgress: who asks is told how many bytes were read, to the last one, of as many as
+// the files have; of standard input nobody knows.
+func TestProgress(t *testing.T) {
+	dir := t.TempDir()
+	plain, packed := filepath.Join(dir, "a"), filepath.Join(dir, "b.gz")
+	text := strings.Repeat(lineOf(t, denied(1, "a")), 2000)
+	whole, _ := io.ReadAll(zipped(t, text))
+	if err := errors.Join(os.WriteFile(plain, []byte(text), 0o600), os.WriteFile(packed, whole, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	size := int64(len(text) + len(whole))
+	for _, c := range []struct {
+		paths    []string
+		read, of int64
+	}{
+		{[]string{plain, packed}, size, size},
+		{[]string{plain, packed, Stdin}, size + 5, 0},
+	} {
+		var reads []int64
+		_, err := LogFiles{Paths: c.paths, Stdin: strings.NewReader("torn\n"), Progress: func(read, of int64) {
+			reads = append(reads, read)
+			if of != c.of {
+				t.Errorf("%v: of %d bytes, want %d", c.paths, of, c.of)
+			}
+		}}.Each(func(flow.Event) bool { return true })
+		if err != nil || len(reads) < 3 || !slices.IsSorted(reads) || reads[len(reads)-1] != c.read {
+			t.Errorf("%v: %v, want %d at the end; %v", c.paths, reads, c.read, err)
 		}
 	}
 }
@@ -239,7 +272,7 @@ func TestCutFile(t *testing.T) {
 			t.Fatal(err)
 		}
 		names := 0
-		u, err := Each([]string{cut, next}, nil, func(e flow.Event) bool { names++; return true })
+		u, err := LogFiles{Paths: []string{cut, next}}.Each(func(e flow.Event) bool { names++; return true })
 		if err != nil || u.Read != names || u.Bad != 0 || u.Complete() || len(u.Cut) != 1 || u.Cut[0] != (CutFile{cut, names - 1}) {
 			t.Fatalf("%d of %d bytes: %+v, %d events, %v", size, len(whole), u, names, err)
 		}
@@ -251,7 +284,7 @@ func TestCutFile(t *testing.T) {
 	if err := os.WriteFile(cut, whole, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if u, err := Each([]string{cut, next}, nil, func(flow.Event) bool { return true }); err != nil || !u.Complete() || u.Read != 51 {
+	if u, err := (LogFiles{Paths: []string{cut, next}}).Each(func(flow.Event) bool { return true }); err != nil || !u.Complete() || u.Read != 51 {
 		t.Errorf("the whole file: %+v, %v", u, err)
 	}
 }

@@ -100,7 +100,7 @@ var floors = map[string][]string{
 	// What people read of flows.
 	"./internal/flowfilter":  {"./internal/flow", "./internal/flowrecord"},
 	"./internal/flowsummary": {"./internal/flow", "./internal/flowrecord"},
-	"./internal/flowlog":     {"./internal/collector", "./internal/flow", "./internal/flowrecord", "./internal/logfile", "./internal/logpipe", "go.opentelemetry.io/proto/"},
+	"./internal/flowlog":     {"./internal/collector", "./internal/flow", "./internal/flowrecord", "./internal/localsocket", "./internal/logfile", "./internal/logpipe", "go.opentelemetry.io/proto/"},
 	"./internal/flowrecord":  {"./internal/flow", "./policy"},
 	"./internal/accesslog":   {"./internal/collector", "./internal/field", "./internal/flow", "./internal/logformat", "./internal/logpipe", "./policy", "go.opentelemetry.io/proto/"},
 	"./internal/collector":   {"go.opentelemetry.io/proto/", "google.golang.org/protobuf/"},
@@ -173,15 +173,15 @@ var floors = map[string][]string{
 	"./agent/resources":   {"./forward", "./forward/limits", "./internal/capacity", "./internal/learned", "./internal/memcg", "./loader"},
 	"./agent/selfprobe":   {"./agent/listen", "./agent/state", "./agent/workload", "./dnsproxy", "./internal/capacity", "./internal/cgroup", "./internal/probe", "./loader", "./loader/arrival", "./policy", "golang.org/x/sys/unix"},
 	"./agent/shift":       nil,
-	"./agent/state":       {"./internal/flock", "./internal/handover", "./internal/securedir", "./loader/bpffs", "golang.org/x/sys/unix"},
+	"./agent/state":       {"./internal/flock", "./internal/handover", "./internal/localsocket", "./internal/securedir", "./loader/bpffs", "golang.org/x/sys/unix"},
 	"./agent/takeover":    {"./agent/state", "./internal/handover", "./internal/learned", "./internal/securedir", "golang.org/x/sys/unix"},
 	"./agent/teardown":    {"./agent/state", "./internal/cgroup", "./internal/flock", "./internal/gate", "./internal/securedir", "./loader/bpffs", "./loader/foreign", "./loader/predecessor"},
 	"./agent/upkeep":      nil,
-	"./agent/containers":  {"./internal/container", "./internal/containerapi"},
+	"./agent/containers":  {"./internal/container", "./internal/containerapi", "./internal/localsocket"},
 	"./agent/workload":    {"./agent/state", "./internal/cgroup", "./internal/container", "./internal/podcgroup", "./loader", "./loader/predecessor", "./policy"},
 	// Roof.
 	"./agent":       join(parts, []string{"./internal/certs", "./policy/source/kube", "./policy/source/kubestatus", "./explain", "./explain/learn", "./loader/bpffs", "./loader/kernel", "./loader/telemetry", "./internal/hold", "./internal/cgroup", "./internal/container", "./internal/flowlog", "./internal/gate", "./internal/handover", "./internal/link", "./internal/loglevel", "./internal/sdnotify", "./policy/istio", "github.com/prometheus/client_golang/"}, core, rooms),
-	"./cmd/egressd": join(parts, []string{"./policy/source/kube", "./explain", "./internal/certs", "./explain/compare", "./explain/expect", "./explain/learn", "github.com/aymanbagabas/go-udiff", "./policy/load", "./internal/hold", "./agent", "./dnsproxy", "./loader", "./policy/source", "./explain/replay", "./internal/accesslog", "./internal/flowfilter", "./internal/flowlog", "./internal/flowrecord", "./internal/flowsummary", "./internal/tracing", "./internal/journallog", "./internal/loglevel", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/privilege", "./internal/probe", "./internal/quote", "./internal/securedir", "./internal/spelling", "./policy/istio", "./internal/top", "./internal/top/screen", "charm.land/bubbletea/", "github.com/coreos/go-systemd/v22/journal", "github.com/spf13/cobra", "github.com/spf13/pflag", "golang.org/x/tools/txtar", "golang.org/x/sys/unix"}, core),
+	"./cmd/egressd": join(parts, []string{"./policy/source/kube", "./explain", "./internal/certs", "./explain/compare", "./explain/expect", "./explain/learn", "github.com/aymanbagabas/go-udiff", "./policy/load", "./internal/hold", "./agent", "./dnsproxy", "./loader", "./policy/source", "./explain/replay", "./internal/accesslog", "./internal/flowfilter", "./internal/flowlog", "./internal/flowrecord", "./internal/flowsummary", "./internal/tracing", "./internal/journallog", "./internal/loglevel", "./internal/logpipe", "./internal/demo", "./internal/flock", "./internal/localsocket", "./internal/privilege", "./internal/probe", "./internal/quote", "./internal/securedir", "./internal/spelling", "./policy/istio", "./internal/top", "./internal/top/screen", "charm.land/bubbletea/", "github.com/coreos/go-systemd/v22/journal", "github.com/spf13/cobra", "github.com/spf13/pflag", "golang.org/x/tools/txtar", "golang.org/x/sys/unix"}, core),
 	// The plugin of kubectl runs elsewhere, and knows of the daemon what that prints.
 	"./cmd/kubectl-egress": {"./internal/quote", "github.com/spf13/cobra"},
 	// What shows and tests the house stands beside it.

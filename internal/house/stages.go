@@ -33,7 +33,7 @@ var Orders = []Order{
 		{"objects", "object loader memo finding suppress"},
 		{"references", "export credential endpoints"},
 		{"mesh", "meshconfig meshexport meshsource topology meshtelemetry cluster"},
-		{"traffic", "requestheader httpaction httpmatch mirror clienttls servertls l4route selected addports"},
+		{"traffic", "requestheader httpaction httpmatch mirror clienttls servertls ciphers l4route selected addports"},
 		{"kinds", "virtualservice httproute delegate gateway destinationrule serviceentry workloadentry workload workloadselector sidecar sidecar_ingress kubernetes authorizationpolicy telemetry"},
 		{"reader", "kinds* read load reader"},
 	}},

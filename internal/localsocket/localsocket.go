@@ -25,8 +25,21 @@ import (
 // connect is said there: by the mode and the group of one directory, once.
 const Mode = 0o660
 
+// MaxPath is how long the path of a socket may be, in bytes (unix(7), sun_path without
+// the zero that ends it). The kernel says "invalid argument" of a longer one.
+const MaxPath = 107
+
 // ErrInUse says that another process listens at the path.
 var ErrInUse = errors.New("another process listens there")
+
+// CheckPath says whether the kernel takes the path of a socket. A longer one may be of a
+// socket that is there, but nobody can name it in a call.
+func CheckPath(path string) error {
+	if over := len(path) - MaxPath; over > 0 {
+		return fmt.Errorf("%s has %d bytes, %d too many: the kernel takes no path of a unix socket with more than %d (unix(7))", path, len(path), over, MaxPath)
+	}
+	return nil
+}
 
 // LocalListener listens at a path.
 type LocalListener struct {

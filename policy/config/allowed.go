@@ -26,11 +26,17 @@ type AllowedEndpoint struct {
 
 const unixScheme = "unix://"
 
+// maxAbstract is how long an abstract name may be, in bytes with its "@" (unix(7),
+// sun_path). A path may be longer: what it leads to is opened first (internal/dial).
+const maxAbstract = 108
+
 // ParseAllowedEndpoint reads what String writes: unix:///PATH, unix://@NAME,
 // an address or CIDR, or an address with a port.
 func ParseAllowedEndpoint(s string) (AllowedEndpoint, error) {
 	if socket, ok := strings.CutPrefix(s, unixScheme); ok {
 		switch {
+		case len(socket) > maxAbstract && socket[0] == '@':
+			return AllowedEndpoint{}, fmt.Errorf("%q: the name has %d bytes, and the kernel takes no name of an abstract unix socket with more than %d (unix(7))", s, len(socket)-1, maxAbstract-1)
 		case len(socket) > 1 && socket[0] == '@':
 		case !path.IsAbs(socket) || path.Clean(socket) != socket || socket == "/":
 			return AllowedEndpoint{}, fmt.Errorf("%q: write unix:///PATH with an absolute path without dots and double slashes, or unix://@NAME", s)

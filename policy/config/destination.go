@@ -283,6 +283,9 @@ const (
 	ServerOptionalMutual
 )
 
+// NoCipherSuite stands in ServerTLS.CipherSuites for a list of which nothing is left.
+const NoCipherSuite = "none"
+
 // ServerTLS is the TLS of a gateway server; nil for plain text.
 type ServerTLS struct {
 	Mode         ServerTLSMode
@@ -297,7 +300,9 @@ type ServerTLS struct {
 	VerifySPKI, VerifyHash []string
 	// MinVersion and MaxVersion are crypto/tls numbers; 0: TLS 1.2 and 1.3.
 	MinVersion, MaxVersion uint16
-	CipherSuites           []string // as in the source, valid ones only
+	// CipherSuites are those below TLS 1.3, by their names of OpenSSL. None: the usual
+	// ones; NoCipherSuite alone: none.
+	CipherSuites []string
 }
 
 // CertificateFiles are a certificate chain and its key.

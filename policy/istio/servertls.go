@@ -5,22 +5,12 @@ package istio
 import (
 	"crypto/tls"
 	"slices"
-	"strings"
 
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/istio/internal/strictyaml"
 )
-
-// cipherSuites are those that Istio passes on
-// (istio.io/istio pkg/config/security ValidCipherSuites).
-var cipherSuites = []string{
-	"ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-RSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-GCM-SHA384",
-	"ECDHE-RSA-AES256-GCM-SHA384", "ECDHE-ECDSA-CHACHA20-POLY1305", "ECDHE-RSA-CHACHA20-POLY1305",
-	"ECDHE-ECDSA-AES128-SHA", "ECDHE-RSA-AES128-SHA", "ECDHE-ECDSA-AES256-SHA", "ECDHE-RSA-AES256-SHA",
-	"AES128-GCM-SHA256", "AES256-GCM-SHA384", "AES128-SHA", "AES256-SHA", "DES-CBC3-SHA",
-}
 
 var serverTLSModes = map[networking.ServerTLSSettings_TLSmode]policy.ServerTLSMode{
 	networking.ServerTLSSettings_PASSTHROUGH:      policy.ServerPassthrough,
@@ -133,39 +123,6 @@ func (s *serverTLS) versions() {
 	if v := s.out.MaxVersion; v != 0 && v < lowest {
 		s.Warnf(s.at.At("maxProtocolVersion"), "maxProtocolVersion %s is below the minimum: no client could connect", s.in.MaxProtocolVersion)
 	}
-}
-
-func (s *serverTLS) ciphers() {
-	var invalid, duplicate []string
-	seen := map[string]bool{}
-	for _, c := range s.in.CipherSuites {
-		switch {
-		case !validCipher(c):
-			invalid = append(invalid, c)
-		case seen[c]:
-			duplicate = append(duplicate, c)
-		default:
-			seen[c] = true
-			s.out.CipherSuites = append(s.out.CipherSuites, c)
-		}
-	}
-	at := s.at.At("cipherSuites")
-	if len(invalid) > 0 {
-		s.Warnf(at, "ignoring invalid cipher suites: %v", slices.Compact(slices.Sorted(slices.Values(invalid))))
-	}
-	if len(duplicate) > 0 {
-		s.Warnf(at, "ignoring duplicate cipher suites: %v", slices.Compact(slices.Sorted(slices.Values(duplicate))))
-	}
-}
-
-// validCipher lets the names pass that Istio knows, and expressions with the
-// operators of BoringSSL.
-func validCipher(c string) bool {
-	if c == "" || c == "ALL" || slices.Contains(cipherSuites, c) {
-		return true
-	}
-	first := rune(c[0])
-	return !strings.ContainsRune("0123456789", first) && (first|0x20 < 'a' || first|0x20 > 'z')
 }
 
 func (s *serverTLS) istioMutual() {

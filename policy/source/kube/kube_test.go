@@ -16,6 +16,7 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/egressd/egressd/internal/kubetest"
+	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -64,22 +65,10 @@ func file(s *Informer, name string) (data string, ok bool) {
 	return "", false
 }
 
-// eventually waits for something.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(testPatience); !ok(); <-tick.C {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within %v", what, testPatience)
-		}
-	}
-}
-
 // has waits until a file has a text in it; "": is not there.
 func has(t *testing.T, s *Informer, name, text string) {
 	t.Helper()
-	eventually(t, name+" has "+text, func() bool {
+	testenv.Until(t, name+" has "+text, func() bool {
 		data, ok := file(s, name)
 		return ok == (text != "") && strings.Contains(data, text)
 	})

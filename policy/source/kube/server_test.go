@@ -52,7 +52,7 @@ func TestServer(t *testing.T) {
 	// From here on the files are looked at each time they change, and a bit later.
 	before := s.Files()
 	c.KillAPI()
-	eventually(t, "the failure is noticed", func() bool { return s.Status().Kinds["ServiceEntry"].Error != "" })
+	testenv.Until(t, "the failure is noticed", func() bool { return s.Status().Kinds["ServiceEntry"].Error != "" })
 	if now := s.Files(); !slices.EqualFunc(before, now, func(a, b istio.File) bool { return a.Name == b.Name && &a.Data[0] == &b.Data[0] }) {
 		t.Errorf("without an API server there are %d files, and before %d", len(now), len(before))
 	}
@@ -78,11 +78,11 @@ func TestServer(t *testing.T) {
 		t.Error(err)
 	}
 	has(t, other, name+"a", "two")
-	eventually(t, "it is said that the API server is back", func() bool { return answers() > again })
+	testenv.Until(t, "it is said that the API server is back", func() bool { return answers() > again })
 
 	c.Kubectl(t, "delete", "crd", "serviceentries.networking.istio.io")
 	has(t, s, name+"a", "")
-	eventually(t, "the kind is gone", func() bool { return !s.Status().Kinds["ServiceEntry"].Defined })
+	testenv.Until(t, "the kind is gone", func() bool { return !s.Status().Kinds["ServiceEntry"].Defined })
 	c.InstallIstio(t)
 	c.Apply(t, serviceEntry(ns, "d", "one"))
 	has(t, s, name+"d", "one")
@@ -173,7 +173,7 @@ func TestRights(t *testing.T) {
 		t.Fatal(err)
 	}
 	has(t, s, "kubernetes:Secret/"+ns+"/granted", "b25l")
-	eventually(t, "the status says that a Secret may not be read", func() bool {
+	testenv.Until(t, "the status says that a Secret may not be read", func() bool {
 		return strings.Contains(s.Status().Kinds["Secret"].Error, "forbidden")
 	})
 }
@@ -188,7 +188,7 @@ func TestFindCluster(t *testing.T) {
 	s := synced(t, Options{Config: c.Config(), FindCluster: true})
 	has(t, s, "kubernetes:Node/node1", `"podCIDRs":["10.244.3.0/24","fd00:3::/64"]`)
 	has(t, s, "kubernetes:ConfigMap.kubeadm/kube-system/kubeadm-config", "podSubnet")
-	eventually(t, "the Services' network is known", func() bool {
+	testenv.Until(t, "the Services' network is known", func() bool {
 		return slices.ContainsFunc(s.Files(), func(f istio.File) bool {
 			return strings.HasPrefix(f.Name, "kubernetes:ServiceCIDR/") && strings.Contains(string(f.Data), `"cidrs":[`)
 		})

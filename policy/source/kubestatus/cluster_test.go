@@ -144,7 +144,7 @@ func TestIstioStatus(t *testing.T) {
 	if !slices.ContainsFunc(o.GetManagedFields(), func(f meta.ManagedFieldsEntry) bool { return f.Manager == Manager && f.Subresource == "status" }) {
 		t.Errorf("%+v", o.GetManagedFields())
 	}
-	eventually(t, func() bool {
+	testenv.Until(t, "the API server has it", func() bool {
 		return strings.Contains(s.Kubectl(t, "events", "-n", s.ns, "--for", "serviceentry/bad"), "listed twice")
 	})
 	s.rounds(t, 3)
@@ -155,7 +155,7 @@ func TestIstioStatus(t *testing.T) {
 		t.Errorf("an object without findings has a status: %v", st)
 	}
 	s.set()
-	eventually(t, func() bool { return acceptedOf(s.object(t, "serviceentry", "bad")) == "" })
+	testenv.Until(t, "the API server has it", func() bool { return acceptedOf(s.object(t, "serviceentry", "bad")) == "" })
 	status, _ = json.Marshal(s.object(t, "serviceentry", "bad").Object["status"])
 	if !strings.Contains(string(status), `"Reconciled"`) || !strings.Contains(string(status), "IST0118") || strings.Contains(string(status), "EGD") {
 		t.Errorf("left: %s", status)
@@ -244,7 +244,7 @@ func TestOneWriter(t *testing.T) {
 		}
 		return ""
 	}
-	eventually(t, func() bool { return writer() != "" })
+	testenv.Until(t, "the API server has it", func() bool { return writer() != "" })
 	one := writer()
 	other := map[string]string{"first": "second", "second": "first"}[one]
 	for range 4 { // it goes on to hold the Lease, and nobody else writes
@@ -252,19 +252,19 @@ func TestOneWriter(t *testing.T) {
 		if !strings.HasPrefix(was, one+"_") {
 			t.Fatalf("%s writes, and the Lease is that of %s", one, was)
 		}
-		eventually(t, func() bool { return holder() != was })
+		testenv.Until(t, "the API server has it", func() bool { return holder() != was })
 		if w := writer(); w != one {
 			t.Fatalf("%s has written, and %s holds the Lease", w, one)
 		}
 	}
-	eventually(t, func() bool { return acceptedOf(s.object(t, "serviceentry", one)) == "True" })
+	testenv.Until(t, "the API server has it", func() bool { return acceptedOf(s.object(t, "serviceentry", one)) == "True" })
 	if got := acceptedOf(s.object(t, "serviceentry", other)); got != "" {
 		t.Errorf("what %s alone says is written: %s", other, got)
 	}
 	if err := daemons[one].Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, func() bool {
+	testenv.Until(t, "the API server has it", func() bool {
 		return writer() == other && strings.HasPrefix(holder(), other+"_") &&
 			acceptedOf(s.object(t, "serviceentry", one)) == "" && acceptedOf(s.object(t, "serviceentry", other)) == "True"
 	})
@@ -286,7 +286,7 @@ func TestEventsOfPods(t *testing.T) {
 	p := s.run(t, podsOf{s.ns + "/web": pod.UID})
 	p.Record(denial(s.ns+"/web", "api.example.com", "192.0.2.1:443"))
 	const said = "The connection of curl to api.example.com:443/tcp was denied"
-	eventually(t, func() bool {
+	testenv.Until(t, "the API server has it", func() bool {
 		return strings.Contains(s.Kubectl(t, "events", "-n", s.ns, "--for", "pod/web"), said)
 	})
 	if out := s.Kubectl(t, "describe", "pod", "-n", s.ns, "web"); !strings.Contains(out, said) || !strings.Contains(out, "EgressDenied") {
@@ -300,11 +300,11 @@ func TestEventsOfPods(t *testing.T) {
 	if took := time.Since(began); took > time.Second {
 		t.Errorf("the data path waited %s", took)
 	}
-	eventually(t, func() bool { n := p.Stats().Events; return n.Failed+n.Dropped >= 10*queueLength })
+	testenv.Until(t, "the API server has it", func() bool { n := p.Stats().Events; return n.Failed+n.Dropped >= 10*queueLength })
 	if err := s.StartAPI(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, func() bool {
+	testenv.Until(t, "the API server has it", func() bool {
 		p.Record(denial(s.ns+"/web", "later.example.com", "192.0.2.1:443"))
 		out, _ := s.TryKubectl("", "events", "-n", s.ns, "--for", "pod/web")
 		return strings.Contains(out, "later.example.com")

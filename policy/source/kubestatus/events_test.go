@@ -271,7 +271,7 @@ func TestRecordNeverWaits(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan bool)
 	go func() { defer close(ended); d.Run(ctx) }()
-	eventually(t, func() bool { return d.Stats().Written == 1 && len(d.denials) == 0 })
+	testenv.Until(t, "the API server has it", func() bool { return d.Stats().Written == 1 && len(d.denials) == 0 })
 	cancel()
 	<-ended
 }
@@ -306,15 +306,5 @@ func TestRefused(t *testing.T) {
 	got := d.list()
 	if len(got) != refusalBurst || got[0].Reason != ReasonRefused || got[0].Regarding != about || d.Stats().Folded != refusalBurst+1 {
 		t.Errorf("%d Events, %+v", len(got), d.Stats())
-	}
-}
-
-// eventually waits for a condition.
-func eventually(t *testing.T, is func() bool) {
-	t.Helper()
-	for end := time.Now().Add(time.Minute); !is(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("it did not come to that in a minute")
-		}
 	}
 }

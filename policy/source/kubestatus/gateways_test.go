@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
 
+	"github.com/egressd/egressd/internal/testenv"
 	"github.com/egressd/egressd/policy/istio"
 )
 
@@ -97,7 +98,7 @@ func TestGatewayStatus(t *testing.T) {
 				t.Logf("%s %s says\n%s\nwant\n%s", kind, name, got, want)
 			}
 		}()
-		eventually(t, func() bool { got = conditionsOf(s.object(t, kind, name)); return got == want })
+		testenv.Until(t, "the API server has it", func() bool { got = conditionsOf(s.object(t, kind, name)); return got == want })
 	}
 	says("gateway", "gw", ` Accepted=True(Accepted) Programmed=False(AddressNotAssigned) ResolvedRefs=False(ListenersNotResolved)
 http has 2: Accepted=True(Accepted) Programmed=True(Programmed) ResolvedRefs=True(ResolvedRefs) Conflicted=False(NoConflicts)
@@ -131,7 +132,7 @@ tcp has 1: Accepted=True(Accepted) Programmed=True(Programmed) ResolvedRefs=True
 	s.Kubectl(t, "wait", "-n", s.ns, "gateway/gw", "--for=jsonpath={.status.addresses[0].value}=192.0.2.1", "--timeout=30s")
 	s.set(finding(istio.Error, "GRPCRoute/"+s.ns+"/web", "EGD0955", "e"))
 	says("grpcroute", "web", "egressd.dev/gateway: Accepted=False(UnsupportedValue) ResolvedRefs=True(ResolvedRefs)\n")
-	eventually(t, func() bool { return strings.Contains(conditionsOf(s.object(t, "gateway", "gw")), "http has 1:") })
+	testenv.Until(t, "the API server has it", func() bool { return strings.Contains(conditionsOf(s.object(t, "gateway", "gw")), "http has 1:") })
 	says("tlsroute", "web", good)
 	s.Kubectl(t, "patch", "-n", s.ns, "httproute", "web", "--type=json", "-p", `[{"op":"remove","path":"/spec/parentRefs/0"}]`)
 	says("httproute", "web", mesh+good)

@@ -9,6 +9,8 @@ import (
 
 	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/egressd/egressd/internal/testenv"
 )
 
 // serve makes a pod of egressd's on a node, ready or not, with labels.
@@ -53,7 +55,7 @@ func TestGatewayNodes(t *testing.T) {
 				t.Logf("it is %s, want %s at %v", got, programmed, want)
 			}
 		}()
-		eventually(t, func() bool {
+		testenv.Until(t, "the API server has it", func() bool {
 			got = s.Kubectl(t, "get", "-n", s.ns, "gateway/gw", "-o", `jsonpath={.status.conditions[?(@.type=="Programmed")].status} {.status.addresses[*].value}`)
 			return got == strings.TrimSpace(programmed)+" "+strings.Join(want, " ")
 		})

@@ -66,7 +66,7 @@ func (f *findings) rounds(t *testing.T, n int) {
 	f.mu.Lock()
 	from := f.asked
 	f.mu.Unlock()
-	eventually(t, func() bool { f.mu.Lock(); defer f.mu.Unlock(); return f.asked >= from+n })
+	testenv.Until(t, "the API server has it", func() bool { f.mu.Lock(); defer f.mu.Unlock(); return f.asked >= from+n })
 }
 
 // fakeCluster has ServiceEntries, twice: as objects and as metadata, which the
@@ -143,15 +143,15 @@ func TestStatuses(t *testing.T) {
 	c.set(finding(istio.Error, "ServiceEntry/shop/bad", "EGD0001", "e"), finding(istio.Warning, "ServiceEntry/shop/odd", "EGD0210", "w"),
 		finding(istio.Error, "ServiceEntry/shop/gone", "EGD0001", "e"), finding(istio.Error, "Sidecar/shop/unknown", "EGD0001", "e"))
 	c.start(t)
-	eventually(t, func() bool { return c.accepted(t, "bad") == "False" && c.accepted(t, "odd") == "True" })
+	testenv.Until(t, "the API server has it", func() bool { return c.accepted(t, "bad") == "False" && c.accepted(t, "odd") == "True" })
 	c.rounds(t, 10)
 	if s := c.stats(); s.Written != 2 || s.Failed != 0 || c.told.Load() != 1 || c.accepted(t, "good") != "" {
 		t.Errorf("%+v, told %d, good is %q", s, c.told.Load(), c.accepted(t, "good"))
 	}
 	c.set(finding(istio.Warning, "ServiceEntry/shop/bad", "EGD0210", "w"), finding(istio.Warning, "ServiceEntry/shop/odd", "EGD0210", "w"))
-	eventually(t, func() bool { return c.accepted(t, "bad") == "True" })
+	testenv.Until(t, "the API server has it", func() bool { return c.accepted(t, "bad") == "True" })
 	c.set(finding(istio.Error, "ServiceEntry/shop/bad", "EGD0001", "e"))
-	eventually(t, func() bool { return c.accepted(t, "bad") == "False" && c.told.Load() == 2 })
+	testenv.Until(t, "the API server has it", func() bool { return c.accepted(t, "bad") == "False" && c.told.Load() == 2 })
 }
 
 // TestStatusConflict: who was slower reads again, and keeps what the other one
@@ -174,7 +174,7 @@ func TestStatusConflict(t *testing.T) {
 	})
 	c.set(finding(istio.Error, "ServiceEntry/shop/bad", "EGD0001", "e"), finding(istio.Error, "ServiceEntry/shop/forbidden", "EGD0001", "e"))
 	c.start(t)
-	eventually(t, func() bool { return c.accepted(t, "bad") == "False" })
+	testenv.Until(t, "the API server has it", func() bool { return c.accepted(t, "bad") == "False" })
 	c.rounds(t, 10)
 	if s := c.stats(); conflicts.Load() != 3 || forbidden.Load() != 1 || s.Written != 1 || s.Failed != 3 {
 		t.Errorf("%d tries, %d that are forbidden, %+v", conflicts.Load(), forbidden.Load(), s)
@@ -303,7 +303,7 @@ func TestNoLease(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			ended := make(chan bool)
 			go func() { defer close(ended); e.run(ctx, func(context.Context) { t.Error("it works") }) }()
-			eventually(t, func() bool { return tries.Load() > 20 && strings.Contains(log.String(), "egressd's Role") })
+			testenv.Until(t, "the API server has it", func() bool { return tries.Load() > 20 && strings.Contains(log.String(), "egressd's Role") })
 			cancel()
 			<-ended
 			if n := strings.Count(log.String(), "egressd's Role"); n != 1 {

@@ -145,6 +145,8 @@ var notes = []Code{
 	{"EGD0418", "", "ignoring invalid cipher suites: %v"},
 	{"EGD0420", "", "%s: what it applies to is denied (not-supported)"},
 	{"EGD0419", "", "ignoring duplicate cipher suites: %v"},
+	{"EGD0422", "", "no cipher suite is left of cipherSuites: clients can only connect by TLS 1.3, whose suites cannot be chosen. Write names as in ECDHE-RSA-AES128-GCM-SHA256, or leave out cipherSuites"},
+	{"EGD0423", "", "ignoring terms of cipher suites that egressd does not read: %v; it reads names, ALL, [NAME|NAME], -NAME and !NAME"},
 
 	{"EGD0501", "", "portLevelSettings: port %d is listed twice; the first applies"},
 	{"EGD0502", "IST0002", "consistent hash MinimumRingSize is deprecated, use ConsistentHashLB's RingHash configuration instead"},
