@@ -40,7 +40,7 @@ func newDaemon(t *testing.T) *daemon {
 	var loops sync.WaitGroup
 	t.Cleanup(func() { cancel(); loops.Wait(); lock.Close() })
 	err = Await{
-		Version: "old", Cgroup: 7, Prepared: d.prepared, Log: quiet,
+		Version: "old", Cgroup: 7, Prepared: d.prepared, Prepares: func(bool) {}, Log: quiet,
 		Descriptors: func() (*handover.SocketSet, error) {
 			set := &handover.SocketSet{}
 			return set, set.Add(StateLock, lock)
@@ -55,7 +55,7 @@ func newDaemon(t *testing.T) *daemon {
 // reach takes over as far as that the other one waits for this one to be prepared.
 func (d *daemon) reach(t *testing.T) *Incumbent {
 	t.Helper()
-	lock, h, set, err := LockOrReach(d.dir, "new", true, quiet)
+	lock, h, set, err := LockOrReach(t.Context(), d.dir, "new", true, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +87,7 @@ func (d *daemon) quiesce(t *testing.T, h *Incumbent, learn func(handover.Learned
 // answers meanwhile, and the other one is told when it serves.
 func TestTakenOver(t *testing.T) {
 	d := newDaemon(t)
-	if _, _, _, err := LockOrReach(d.dir, "new", false, quiet); !errors.Is(err, state.ErrRuns) || !strings.Contains(err.Error(), "--takeover") {
+	if _, _, _, err := LockOrReach(t.Context(), d.dir, "new", false, quiet); !errors.Is(err, state.ErrRuns) || !strings.Contains(err.Error(), "--takeover") {
 		t.Errorf("where no takeover is wanted: %v", err)
 	}
 	h := d.reach(t)
