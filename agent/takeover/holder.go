@@ -91,9 +91,12 @@ var errUnreached = errors.New("cannot take over from the egressd that runs")
 // hands nothing over any more: its end is waited for, because a start that failed
 // would have to be made again, and nobody would serve until then.
 func LockOrReach(ctx context.Context, stateDir, version string, wanted bool, log *slog.Logger) (lock *os.File, h *Incumbent, set *handover.SocketSet, err error) {
-	told := false
-	for until := time.Now().Add(stopWait); ; {
-		if lock, err = state.Lock(stateDir); !errors.Is(err, state.ErrRuns) {
+	try, told := state.Lock, false
+	if wanted {
+		try = state.TryLock // one that lives is asked at once
+	}
+	for until := time.Now().Add(stopWait); ; try = state.Lock {
+		if lock, err = try(stateDir); !errors.Is(err, state.ErrRuns) {
 			return lock, nil, nil, err
 		}
 		if !wanted {

@@ -161,6 +161,50 @@ func TestGoesOn(t *testing.T) {
 	<-withdrawn
 }
 
+// TestStops: a daemon that comes when the other one stops, and hands nothing over any
+// more, waits for its end and starts then; one that is told to end does not wait.
+func TestStops(t *testing.T) {
+	dir := t.TempDir()
+	old, err := state.Lock(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, _, _, err := LockOrReach(ctx, dir, "new", true, quiet); !errors.Is(err, context.Canceled) {
+		t.Errorf("told to end: %v", err)
+	}
+	told := make(chan string, 8)
+	log := slog.New(slog.NewTextHandler(lines(told), nil))
+	type got struct {
+		lock *os.File
+		h    *Incumbent
+		err  error
+	}
+	done := make(chan got, 1)
+	go func() {
+		lock, h, _, err := LockOrReach(t.Context(), dir, "new", true, log)
+		done <- got{lock, h, err}
+	}()
+	if line := <-told; !strings.Contains(line, "starts when it has ended") {
+		t.Errorf("said %s", line)
+	}
+	old.Close()
+	g := <-done
+	if g.err != nil || g.h != nil || g.lock == nil {
+		t.Fatalf("when the other one has ended: %+v", g)
+	}
+	g.lock.Close()
+}
+
+// lines passes each line on.
+type lines chan<- string
+
+func (l lines) Write(p []byte) (int, error) {
+	l <- string(p)
+	return len(p), nil
+}
+
 // TestDiesQuietly: where the daemon before dies during the switch, the one that comes
 // has everything alone.
 func TestDiesQuietly(t *testing.T) {
