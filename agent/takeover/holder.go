@@ -55,6 +55,9 @@ type Incumbent struct {
 	// takeover: nil, or why it goes on.
 	ended    chan struct{}
 	released chan error
+	// patience is how long it may take to let go, and kill ends it.
+	patience time.Duration
+	kill     func() error
 }
 
 // reach asks the daemon that runs on a state directory for its sockets and locks.
@@ -80,7 +83,10 @@ func reach(stateDir, version string, log *slog.Logger) (_ *Incumbent, _ *handove
 	if err != nil {
 		return nil, nil, fmt.Errorf("take over from the egressd that runs on %s: %w", stateDir, err)
 	}
-	return &Incumbent{conn: conn, Cgroup: m.Cgroup, version: m.Version, log: log, ended: make(chan struct{}), released: make(chan error, 1)}, set, nil
+	return &Incumbent{
+		conn: conn, Cgroup: m.Cgroup, version: m.Version, log: log, ended: make(chan struct{}), released: make(chan error, 1),
+		patience: 2 * switchWait, kill: conn.Kill,
+	}, set, nil
 }
 
 // errUnreached says that a daemon runs that hands nothing over.
@@ -187,7 +193,8 @@ func (h *Incumbent) listen(learn func(handover.LearnedAnswer) error) {
 }
 
 // Settle tells the daemon before that this one's programs are in force,
-// and hears whether it agrees.
+// and hears whether it agrees. One that stands still is killed: when it went on it
+// could read that all is this one's, which had given up, and then nobody would serve.
 func (h *Incumbent) Settle() error {
 	_ = h.conn.Send(handover.Message{Kind: handover.Done}, nil) // what comes back, or the end, says more
 	select {
@@ -196,9 +203,19 @@ func (h *Incumbent) Settle() error {
 			h.log.Info("taken over", "from", h.version)
 		}
 		return err
-	case <-time.After(2 * switchWait):
-		return errors.New("the egressd that runs did not let go of what it handed over")
+	case <-time.After(h.patience):
 	}
+	select {
+	case err := <-h.released: // this one stood still
+		return err
+	default:
+	}
+	if err := h.kill(); err != nil {
+		return fmt.Errorf("the egressd that runs did not let go of what it handed over, and could not be killed: %w", err)
+	}
+	<-h.ended
+	h.log.Error("the egressd that ran did not answer when this one had taken over, and was killed; what was open in it is cut", "from", h.version)
+	return nil
 }
 
 // Leave hangs up, and returns when the other one has as well. Before Settle that one

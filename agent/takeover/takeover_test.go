@@ -205,6 +205,36 @@ func (l lines) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// TestStands: a daemon before that says nothing more when this one serves is killed, and
+// this one has everything; where that cannot be done it does not serve.
+func TestStands(t *testing.T) {
+	for _, refused := range []error{nil, errors.New("of another namespace")} {
+		d := newDaemon(t)
+		h := d.reach(t)
+		heir, asked := d.quiesce(t, h, nil)
+		served := make(chan error, 1)
+		go func() { served <- heir.Serve() }()
+		if err := <-asked; err != nil {
+			t.Fatal(err)
+		}
+		killed := false
+		h.patience = time.Millisecond
+		h.kill = func() error {
+			killed = true
+			if refused == nil {
+				heir.conn.Close()
+			}
+			return refused
+		}
+		if err := h.Settle(); !errors.Is(err, refused) || !killed {
+			t.Errorf("settle: %v, where killing it says %v", err, refused)
+		}
+		h.Leave()
+		<-served
+		heir.Leave()
+	}
+}
+
 // TestDiesQuietly: where the daemon before dies during the switch, the one that comes
 // has everything alone.
 func TestDiesQuietly(t *testing.T) {
