@@ -102,6 +102,8 @@ type Agent struct {
 	holder *takeover.Incumbent
 	heirs  chan *handover.Channel
 	gone   atomic.Bool
+	// preparing says that a daemon prepares to take over from this one.
+	preparing atomic.Bool
 
 	// unload is closed when somebody asked for everything to be removed.
 	unload     chan struct{}

@@ -59,7 +59,7 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 		return nil, err
 	}
 	made := state.Made(o.StateDir)
-	lock, h, set, err := takeover.LockOrReach(o.StateDir, o.Version, o.Takeover, o.Log)
+	lock, h, set, err := takeover.LockOrReach(ctx, o.StateDir, o.Version, o.Takeover, o.Log)
 	if err != nil {
 		return nil, err
 	}

@@ -13,7 +13,6 @@ import (
 	"github.com/egressd/egressd/agent/resolve"
 	"github.com/egressd/egressd/agent/resources"
 	"github.com/egressd/egressd/agent/shift"
-	"github.com/egressd/egressd/agent/takeover"
 	"github.com/egressd/egressd/agent/teardown"
 	"github.com/egressd/egressd/internal/gate"
 	"github.com/egressd/egressd/loader/bpffs"
@@ -49,8 +48,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 	living.Go(func() { a.publisher.Run(life, a.holder == nil) })
 	living.Go(func() { a.workloads.Watch(life, a.governor.Rebind) })
 	living.Go(func() { a.containers.Run(life, a.governor.Rebind) })
-	shifts := []*shift.Shift{s}
-	var h *takeover.Heir
+	t := &tenure{shifts: []*shift.Shift{s}, now: s}
 	unload := false
 	for serving := true; serving; {
 		select {
@@ -59,22 +57,12 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 		case <-a.unload:
 			unload, serving = true, false
 		case c := <-a.heirs:
-			if s, h, err = a.handOver(ctx, c, s, cancel); err != nil {
-				cancel(err)
-			}
-			if s != nil {
-				shifts = append(shifts, s)
-			}
-			serving = h == nil
+			a.yield(ctx, c, t, cancel)
+			serving = t.heir == nil
 		}
 	}
-	a.finish(ctx, cancel, s, h, unload)
-	for _, s := range shifts {
-		s.WaitAnswered()
-	}
-	if h != nil {
-		h.Leave()
-	}
+	a.finish(ctx, cancel, t, unload)
+	t.waitAnswered()
 	a.recorder.Flush(true)
 	a.tellMissing()
 	a.control.SaveLastGood()
@@ -120,31 +108,32 @@ func (a *Agent) notTaken(err error) error {
 }
 
 // finish ends the last shift.
-func (a *Agent) finish(ctx context.Context, cancel context.CancelCauseFunc, s *shift.Shift, h *takeover.Heir, unload bool) {
-	if a.incoming != nil && h == nil && (unload || !a.manager.Keeps()) {
-		defer a.incoming.RemoveSockets()
-	}
+func (a *Agent) finish(ctx context.Context, cancel context.CancelCauseFunc, t *tenure, unload bool) {
+	defer func() {
+		if a.incoming != nil && t.heir == nil && (unload || !a.manager.Keeps()) {
+			a.incoming.RemoveSockets()
+		}
+	}()
 	switch {
-	case h != nil:
+	case t.heir != nil:
 		a.release()
 		a.ready.Serves(false)
 		a.drain().Run(nil)
 		return
-	case s == nil:
+	case t.now == nil:
 		a.drain().ShutDown(time.Now())
 		return
 	case unload:
-		a.unloadAll(cancel, s)
+		a.unloadAll(cancel, t.now)
 		return
 	default:
 		a.life.Stops(lifecycle.Ending{NotReady: a.ready.Err(), NotLasting: a.lasting(), Within: a.opts.DrainTime})
 	}
 	if err := context.Cause(ctx); err == nil || errors.Is(err, context.Canceled) {
-		a.ready.Serves(false)
-		a.drain().Run(func() { a.endShift(s) })
+		a.serveOut(context.WithoutCancel(ctx), cancel, t)
 		return
 	}
-	a.stop(s)
+	a.stop(t.now)
 }
 
 // stop ends the last shift and what is open, within the drain time.

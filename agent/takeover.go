@@ -109,7 +109,7 @@ func (a *Agent) unlock() error {
 // awaitHeirs waits for a daemon that wants to take over.
 func (a *Agent) awaitHeirs(s *shift.Shift) error {
 	return takeover.Await{
-		Version: a.opts.Version, Cgroup: a.workloads.Own(), Prepared: a.heirs, Log: a.log,
+		Version: a.opts.Version, Cgroup: a.workloads.Own(), Prepared: a.heirs, Prepares: a.preparing.Store, Log: a.log,
 		Descriptors: func() (*handover.SocketSet, error) {
 			all, err := a.descriptors()
 			if err != nil {

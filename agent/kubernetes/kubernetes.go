@@ -34,6 +34,8 @@ type Informer interface {
 	// have not been.
 	Await(ctx context.Context, d time.Duration) error
 	Status() kube.InformerStatus
+	// Successor says whether another pod of this node takes the place of one.
+	Successor(uid string) bool
 }
 
 // APIServer is an API server that is followed. The nil APIServer is none: its methods
@@ -123,6 +125,12 @@ func (k *APIServer) End() {
 		k.cancel()
 		k.running.Wait()
 	}
+}
+
+// Successor says whether a pod of this node, given by its UID, has a successor there; ""
+// is no pod.
+func (k *APIServer) Successor(uid string) bool {
+	return k != nil && uid != "" && k.Informer.Successor(uid)
 }
 
 // Report is for the status; nil: there is no API server.

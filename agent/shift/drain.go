@@ -41,34 +41,51 @@ type Drain struct {
 	// Waits is false for who has nothing to wait for: what exec's command opened ended
 	// with it.
 	Waits bool
+	// Await, where it is not nil, is called at each look before the shift has ended. on
+	// says that the daemon serves on although nothing is open, as another one is about to
+	// take over, and over that the other one has.
+	Await func() (on, over bool)
 	Log   *slog.Logger
 }
 
-// Run serves on until what is open has ended, at most for the drain time: a daemon that
-// still lives had better serve than refuse. In its last part it takes nothing new: end
-// ends the shift; nil: another daemon serves already.
+// Run serves on until what is open has ended and no other daemon is about to take over,
+// at most for the drain time: a daemon that still lives had better serve than refuse. In
+// its last part it takes nothing new: end ends the shift; nil: another daemon serves
+// already.
 func (d Drain) Run(end func()) {
 	until := time.Now().Add(d.Time)
 	for _, c := range d.Cores {
 		c.Linger()
 	}
 	last := until.Add(-min(d.Time/lastPart, lastMost))
-	d.awaitIdle(last)
-	if end != nil {
+	over := d.awaitIdle(last, d.Await)
+	if !over && end != nil {
 		end()
-		d.awaitIdle(last) // what was accepted meanwhile
+	}
+	if over || end != nil {
+		d.awaitIdle(last, nil) // what was accepted meanwhile
 	}
 	d.ShutDown(until)
 }
 
-// awaitIdle waits until nothing is open, or a moment.
-func (d Drain) awaitIdle(until time.Time) {
+// awaitIdle waits until nothing is open and await, which may be nil, lets it end, or a
+// moment. over: another daemon has taken over.
+func (d Drain) awaitIdle(until time.Time, await func() (on, over bool)) (over bool) {
 	if !d.Waits {
-		return
+		return false
 	}
 	tick := time.NewTicker(lingerLook)
 	defer tick.Stop()
-	for !d.idle() && time.Now().Before(until) {
+	for {
+		on := false
+		if await != nil {
+			if on, over = await(); over {
+				return true
+			}
+		}
+		if !on && d.idle() || !time.Now().Before(until) {
+			return false
+		}
 		<-tick.C
 	}
 }

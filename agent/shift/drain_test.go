@@ -5,6 +5,7 @@ package shift
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -95,5 +96,39 @@ func TestDrainWaits(t *testing.T) {
 	case <-done:
 	case <-time.After(time.Minute):
 		t.Error("it goes on with nothing open")
+	}
+}
+
+// TestDrainAwaits: a daemon that waits for another one ends its shift when nothing is open
+// and none is to come any more, or in the last part of its time; when the other one has
+// taken over the shift is not its own to end, and what is open goes on.
+func TestDrainAwaits(t *testing.T) {
+	for _, c := range []struct {
+		what   string
+		time   time.Duration
+		on     int // looks at which another one is to come
+		over   bool
+		looks  int // at least
+		ends   bool
+		linger int // looks for which something is open
+	}{
+		{"none is to come", time.Hour, 0, false, 1, true, 0},
+		{"it does not come after all", time.Hour, 5, false, 6, true, 0},
+		{"it has taken over", time.Hour, 5, true, 6, false, 3},
+		{"it never comes", 50 * time.Millisecond, 1 << 30, false, 2, true, 0},
+	} {
+		var steps []string
+		looks, open := 0, &core{name: "out", open: c.linger + 1, steps: &steps}
+		d := Drain{Time: c.time, Waits: true, Log: slog.New(slog.DiscardHandler), Cores: []Drained{{open, ""}}, Await: func() (on, over bool) {
+			looks++
+			return looks <= c.on, c.over && looks > c.on
+		}}
+		d.Run(func() { steps = append(steps, "end") })
+		if ended := slices.Contains(steps, "end"); ended != c.ends || looks < c.looks {
+			t.Errorf("%s: the shift ended %t after %d looks", c.what, ended, looks)
+		}
+		if open.open != 0 || steps[len(steps)-1] != "out shutdown" {
+			t.Errorf("%s: %d are open after %v", c.what, open.open, steps)
+		}
 	}
 }

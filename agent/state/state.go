@@ -49,13 +49,20 @@ const (
 var ErrRuns = fmt.Errorf("the state directory is %w: another egressd runs", bpffs.ErrInUse)
 
 // Lock makes this the only egressd on a state directory, for as long as
-// the file is open.
-func Lock(dir string) (*os.File, error) {
+// the file is open. It waits for one that was killed just now (flock.Take).
+func Lock(dir string) (*os.File, error) { return lock(dir, flock.Take) }
+
+// TryLock is Lock without waiting, for who knows what to do where one lives.
+func TryLock(dir string) (*os.File, error) {
+	return lock(dir, func(f *os.File) error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
+}
+
+func lock(dir string, take func(*os.File) error) (*os.File, error) {
 	f, err := securedir.OpenFile(filepath.Join(dir, LockFile), os.O_CREATE|os.O_RDWR)
 	if err != nil {
 		return nil, fmt.Errorf("the state directory: %w", err)
 	}
-	if err := flock.Take(f); err != nil {
+	if err := take(f); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("%w on %s (see \"egressd status\"): %w", ErrRuns, dir, err)
 	}

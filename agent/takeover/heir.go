@@ -25,7 +25,10 @@ type Await struct {
 	// Descriptors duplicates all that an heir needs.
 	Descriptors func() (*handover.SocketSet, error)
 	Prepared    chan<- *handover.Channel
-	Log         *slog.Logger
+	// Prepares is told when a daemon begins to prepare, and when it does not any more:
+	// it has failed, or Prepared has it.
+	Prepares func(bool)
+	Log      *slog.Logger
 }
 
 // Open listens in the state directory. serve is given the loop to run.
@@ -72,6 +75,8 @@ func sleep(ctx context.Context, d time.Duration) bool {
 // is prepared. True: it is, and Prepared has it.
 func (a Await) prepare(ctx context.Context, c *handover.Channel) bool {
 	stop := context.AfterFunc(ctx, func() { c.Close() })
+	a.Prepares(true)
+	defer a.Prepares(false)
 	c.SetDeadline(time.Now().Add(offerWait))
 	m, err := a.offer(c)
 	if err == nil {

@@ -6,6 +6,7 @@
 package takeover
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -37,6 +38,9 @@ const (
 	// switchWait is how long a switch may take, during which what arrives waits in
 	// the sockets.
 	switchWait = 10 * time.Second
+	// stopWait is how long a daemon waits for one that is stopping, which takes its
+	// drain time at most.
+	stopWait = time.Minute
 	// learnWait is how long an answer waits for the other daemon to learn it.
 	learnWait = 2 * time.Second
 )
@@ -51,13 +55,16 @@ type Incumbent struct {
 	// takeover: nil, or why it goes on.
 	ended    chan struct{}
 	released chan error
+	// patience is how long it may take to let go, and kill ends it.
+	patience time.Duration
+	kill     func() error
 }
 
 // reach asks the daemon that runs on a state directory for its sockets and locks.
 func reach(stateDir, version string, log *slog.Logger) (_ *Incumbent, _ *handover.SocketSet, err error) {
 	conn, err := handover.Dial(filepath.Join(stateDir, handover.SocketName))
 	if err != nil {
-		return nil, nil, fmt.Errorf("cannot take over from the egressd that runs on %s, because its version has no takeover or it is stopping; stop it and start again: %w", stateDir, err)
+		return nil, nil, fmt.Errorf("%w on %s, because its version has no takeover or it is stopping; stop it and start again: %w", errUnreached, stateDir, err)
 	}
 	defer func() {
 		if err != nil {
@@ -70,28 +77,50 @@ func reach(stateDir, version string, log *slog.Logger) (_ *Incumbent, _ *handove
 		return nil, nil, err
 	}
 	m, set, err := conn.Expect(handover.Offer)
+	if err != nil && died(err) { // it stops just now
+		err = fmt.Errorf("%w on %s, because it ended before it handed anything over: %w", errUnreached, stateDir, err)
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("take over from the egressd that runs on %s: %w", stateDir, err)
 	}
-	return &Incumbent{conn: conn, Cgroup: m.Cgroup, version: m.Version, log: log, ended: make(chan struct{}), released: make(chan error, 1)}, set, nil
+	return &Incumbent{
+		conn: conn, Cgroup: m.Cgroup, version: m.Version, log: log, ended: make(chan struct{}), released: make(chan error, 1),
+		patience: 2 * switchWait, kill: conn.Kill,
+	}, set, nil
 }
 
+// errUnreached says that a daemon runs that hands nothing over.
+var errUnreached = errors.New("cannot take over from the egressd that runs")
+
 // LockOrReach locks the state directory, or, where another daemon has it and a
-// takeover is wanted, gets the lock and all else from that one.
-func LockOrReach(stateDir, version string, wanted bool, log *slog.Logger) (lock *os.File, h *Incumbent, set *handover.SocketSet, err error) {
-	lock, err = state.Lock(stateDir)
-	if !errors.Is(err, state.ErrRuns) {
-		return lock, nil, nil, err
+// takeover is wanted, gets the lock and all else from that one. One that is stopping
+// hands nothing over any more: its end is waited for, because a start that failed
+// would have to be made again, and nobody would serve until then.
+func LockOrReach(ctx context.Context, stateDir, version string, wanted bool, log *slog.Logger) (lock *os.File, h *Incumbent, set *handover.SocketSet, err error) {
+	try, told := state.Lock, false
+	if wanted {
+		try = state.TryLock // one that lives is asked at once
 	}
-	if !wanted {
-		return nil, nil, nil, fmt.Errorf("%w; --takeover takes its place without a gap", err)
-	}
-	if h, set, err = reach(stateDir, version, log); err != nil {
-		// It may have ended just now.
-		if lock, lerr := state.Lock(stateDir); lerr == nil {
-			return lock, nil, nil, nil
+	for until := time.Now().Add(stopWait); ; try = state.Lock {
+		if lock, err = try(stateDir); !errors.Is(err, state.ErrRuns) {
+			return lock, nil, nil, err
 		}
-		return nil, nil, nil, err
+		if !wanted {
+			return nil, nil, nil, fmt.Errorf("%w; --takeover takes its place without a gap", err)
+		}
+		if h, set, err = reach(stateDir, version, log); err == nil {
+			break
+		}
+		if !errors.Is(err, errUnreached) || time.Now().After(until) {
+			return nil, nil, nil, err
+		}
+		if ctx.Err() != nil {
+			return nil, nil, nil, errors.Join(err, ctx.Err())
+		}
+		if !told {
+			told = true
+			log.Warn("the egressd that runs cannot be reached, as when it stops; this one starts when it has ended", "within", stopWait, "error", err)
+		}
 	}
 	lock = set.File(StateLock, filepath.Join(stateDir, state.LockFile))
 	if lock == nil || !securedir.IsAt(lock, lock.Name()) {
@@ -164,7 +193,8 @@ func (h *Incumbent) listen(learn func(handover.LearnedAnswer) error) {
 }
 
 // Settle tells the daemon before that this one's programs are in force,
-// and hears whether it agrees.
+// and hears whether it agrees. One that stands still is killed: when it went on it
+// could read that all is this one's, which had given up, and then nobody would serve.
 func (h *Incumbent) Settle() error {
 	_ = h.conn.Send(handover.Message{Kind: handover.Done}, nil) // what comes back, or the end, says more
 	select {
@@ -173,9 +203,19 @@ func (h *Incumbent) Settle() error {
 			h.log.Info("taken over", "from", h.version)
 		}
 		return err
-	case <-time.After(2 * switchWait):
-		return errors.New("the egressd that runs did not let go of what it handed over")
+	case <-time.After(h.patience):
 	}
+	select {
+	case err := <-h.released: // this one stood still
+		return err
+	default:
+	}
+	if err := h.kill(); err != nil {
+		return fmt.Errorf("the egressd that runs did not let go of what it handed over, and could not be killed: %w", err)
+	}
+	<-h.ended
+	h.log.Error("the egressd that ran did not answer when this one had taken over, and was killed; what was open in it is cut", "from", h.version)
+	return nil
 }
 
 // Leave hangs up, and returns when the other one has as well. Before Settle that one

@@ -40,7 +40,7 @@ func newDaemon(t *testing.T) *daemon {
 	var loops sync.WaitGroup
 	t.Cleanup(func() { cancel(); loops.Wait(); lock.Close() })
 	err = Await{
-		Version: "old", Cgroup: 7, Prepared: d.prepared, Log: quiet,
+		Version: "old", Cgroup: 7, Prepared: d.prepared, Prepares: func(bool) {}, Log: quiet,
 		Descriptors: func() (*handover.SocketSet, error) {
 			set := &handover.SocketSet{}
 			return set, set.Add(StateLock, lock)
@@ -55,7 +55,7 @@ func newDaemon(t *testing.T) *daemon {
 // reach takes over as far as that the other one waits for this one to be prepared.
 func (d *daemon) reach(t *testing.T) *Incumbent {
 	t.Helper()
-	lock, h, set, err := LockOrReach(d.dir, "new", true, quiet)
+	lock, h, set, err := LockOrReach(t.Context(), d.dir, "new", true, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +87,7 @@ func (d *daemon) quiesce(t *testing.T, h *Incumbent, learn func(handover.Learned
 // answers meanwhile, and the other one is told when it serves.
 func TestTakenOver(t *testing.T) {
 	d := newDaemon(t)
-	if _, _, _, err := LockOrReach(d.dir, "new", false, quiet); !errors.Is(err, state.ErrRuns) || !strings.Contains(err.Error(), "--takeover") {
+	if _, _, _, err := LockOrReach(t.Context(), d.dir, "new", false, quiet); !errors.Is(err, state.ErrRuns) || !strings.Contains(err.Error(), "--takeover") {
 		t.Errorf("where no takeover is wanted: %v", err)
 	}
 	h := d.reach(t)
@@ -159,6 +159,80 @@ func TestGoesOn(t *testing.T) {
 	}
 	h.Leave()
 	<-withdrawn
+}
+
+// TestStops: a daemon that comes when the other one stops, and hands nothing over any
+// more, waits for its end and starts then; one that is told to end does not wait.
+func TestStops(t *testing.T) {
+	dir := t.TempDir()
+	old, err := state.Lock(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, _, _, err := LockOrReach(ctx, dir, "new", true, quiet); !errors.Is(err, context.Canceled) {
+		t.Errorf("told to end: %v", err)
+	}
+	told := make(chan string, 8)
+	log := slog.New(slog.NewTextHandler(lines(told), nil))
+	type got struct {
+		lock *os.File
+		h    *Incumbent
+		err  error
+	}
+	done := make(chan got, 1)
+	go func() {
+		lock, h, _, err := LockOrReach(t.Context(), dir, "new", true, log)
+		done <- got{lock, h, err}
+	}()
+	if line := <-told; !strings.Contains(line, "starts when it has ended") {
+		t.Errorf("said %s", line)
+	}
+	old.Close()
+	g := <-done
+	if g.err != nil || g.h != nil || g.lock == nil {
+		t.Fatalf("when the other one has ended: %+v", g)
+	}
+	g.lock.Close()
+}
+
+// lines passes each line on.
+type lines chan<- string
+
+func (l lines) Write(p []byte) (int, error) {
+	l <- string(p)
+	return len(p), nil
+}
+
+// TestStands: a daemon before that says nothing more when this one serves is killed, and
+// this one has everything; where that cannot be done it does not serve.
+func TestStands(t *testing.T) {
+	for _, refused := range []error{nil, errors.New("of another namespace")} {
+		d := newDaemon(t)
+		h := d.reach(t)
+		heir, asked := d.quiesce(t, h, nil)
+		served := make(chan error, 1)
+		go func() { served <- heir.Serve() }()
+		if err := <-asked; err != nil {
+			t.Fatal(err)
+		}
+		killed := false
+		h.patience = time.Millisecond
+		h.kill = func() error {
+			killed = true
+			if refused == nil {
+				heir.conn.Close()
+			}
+			return refused
+		}
+		if err := h.Settle(); !errors.Is(err, refused) || !killed {
+			t.Errorf("settle: %v, where killing it says %v", err, refused)
+		}
+		h.Leave()
+		<-served
+		heir.Leave()
+	}
 }
 
 // TestDiesQuietly: where the daemon before dies during the switch, the one that comes

@@ -95,15 +95,30 @@ func capturedBefore(own string, before predecessor.Pinned) (string, error) {
 
 // isContainer says whether a cgroup is that of a pod's container, where pods are captured.
 func (c *Capture) isContainer(dir string) bool {
+	p, ok := c.podOf(dir)
+	return ok && p.Container != ""
+}
+
+// podOf finds the pod that a cgroup is of, where pods are captured.
+func (c *Capture) podOf(dir string) (podcgroup.Pod, bool) {
 	if c.pods == nil {
-		return false
+		return podcgroup.Pod{}, false
 	}
 	rel, err := filepath.Rel(c.pods.tree, dir)
 	if err != nil {
-		return false
+		return podcgroup.Pod{}, false
 	}
-	p, ok := podcgroup.Of(rel)
-	return ok && p.Container != ""
+	return podcgroup.Of(rel)
+}
+
+// OwnPod is the UID of the pod that egressd itself is in; "": none that is known.
+func (c *Capture) OwnPod() string {
+	own, err := cgroup.Own()
+	if err != nil {
+		return ""
+	}
+	p, _ := c.podOf(own)
+	return p.UID
 }
 
 // enterOwn makes sure that egressd, which is in the cgroup own below the

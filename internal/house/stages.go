@@ -52,7 +52,7 @@ var Orders = []Order{
 		{"state", "hold addresses status"},
 		{"policy", "targets upkeep"},
 		{"faces", "admin"},
-		{"shift", "inherited takeover shift"},
+		{"shift", "inherited takeover shift tenure"},
 		{"start", "new run start exec"},
 	}},
 	{"./forward/upstream", 4, []Stage{

@@ -148,19 +148,6 @@ func (n *Node) egressds() ([]string, error) {
 	return strings.Fields(out), err
 }
 
-// TestRolledUnderLoad: the DaemonSet is rolled without one failed request and without
-// one packet that escapes.
-func TestRolledUnderLoad(t *testing.T) {
-	n := withEgressd(t)
-	ns := n.Namespace(t, "enforce")
-	underLoad(t, n, ns, func() {
-		n.MustKubectl(t, "-n", system, "rollout", "restart", "daemonset")
-		if err := n.rollout(); err != nil {
-			t.Fatal(err)
-		}
-	})
-}
-
 // direct lets TCP to the API's port 80 go straight, which nobody has to look into.
 const direct = `
 apiVersion: networking.istio.io/v1

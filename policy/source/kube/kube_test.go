@@ -14,6 +14,7 @@ import (
 
 	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/egressd/egressd/internal/kubetest"
 	"github.com/egressd/egressd/internal/testenv"
@@ -226,6 +227,42 @@ func TestPods(t *testing.T) {
 	has(t, s, "kubernetes:Pod/"+system+"/q", `"mode":"enforce"`)
 	c.DeletePod(t, system, "q")
 	has(t, s, "kubernetes:Pod/"+system+"/q", "")
+}
+
+// TestSuccessor: a pod has one in a pod of the same controller that came later and is
+// not being deleted.
+func TestSuccessor(t *testing.T) {
+	c := cluster(t)
+	ns := c.Namespace(t, nil)
+	s := synced(t, Options{Config: c.Config()})
+	make := func(name, controller string) string {
+		controls := true
+		p := &core.Pod{ObjectMeta: meta.ObjectMeta{Namespace: ns, Name: name}}
+		if controller != "" {
+			p.OwnerReferences = []meta.OwnerReference{{APIVersion: "apps/v1", Kind: "DaemonSet", Name: "egressd", UID: types.UID(controller), Controller: &controls}}
+		}
+		uid := string(c.Pod(t, p).UID)
+		has(t, s, "kubernetes:Pod/"+ns+"/"+name, uid)
+		return uid
+	}
+	set := "11111111-2222-4333-8444-555555555555"
+	one := make("one", set)
+	make("another-set", "66666666-2222-4333-8444-555555555555")
+	alone, none := make("alone", ""), make("none", "")
+	for _, uid := range []string{one, alone, none, "", "77777777-2222-4333-8444-555555555555"} {
+		if s.Successor(uid) {
+			t.Errorf("%q has a successor, and nothing was made for it", uid)
+		}
+	}
+	time.Sleep(time.Second) // the API's times are whole seconds
+	two := make("two", set)
+	if !s.Successor(one) || s.Successor(two) {
+		t.Errorf("the first has a successor %t, and the second %t", s.Successor(one), s.Successor(two))
+	}
+	// Without a kubelet it is there until somebody says that it has ended.
+	c.Kubectl(t, "delete", "pod", "-n", ns, "two", "--wait=false", "--grace-period=3600")
+	eventually(t, "a successor that is deleted is none", func() bool { return !s.Successor(one) })
+	c.DeletePod(t, ns, "two")
 }
 
 // TestStaticPods: a mirror has the UID of the static pod, and nobody gets the cgroup of

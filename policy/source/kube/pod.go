@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"time"
 
 	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -37,6 +38,11 @@ type pod struct {
 	class   core.PodQOSClass
 	account string
 	labels  map[string]string
+	// by is the UID of what made it, "": nothing did, made when that was, and ends says
+	// that it is being deleted.
+	by   types.UID
+	made time.Time
+	ends bool
 }
 
 // workloadFile is the file of a Workload.
@@ -76,7 +82,13 @@ func renderPod(_ *table, v any) *object {
 	if uid == "" || p.Status.Phase == core.PodSucceeded || p.Status.Phase == core.PodFailed {
 		return o
 	}
-	o.pod = &pod{uid: uid, named: p.UID, class: p.Status.QOSClass, account: p.Spec.ServiceAccountName, labels: p.Labels}
+	o.pod = &pod{
+		uid: uid, named: p.UID, class: p.Status.QOSClass, account: p.Spec.ServiceAccountName, labels: p.Labels,
+		made: p.CreationTimestamp.Time, ends: p.DeletionTimestamp != nil,
+	}
+	if by := meta.GetControllerOf(p); by != nil {
+		o.pod.by = by.UID
+	}
 	return o
 }
 

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build node
+
+package nodetest
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestRolledUnderLoad: the DaemonSet is rolled without one failed request and without
+// one packet that escapes.
+func TestRolledUnderLoad(t *testing.T) {
+	n := withEgressd(t)
+	ns := n.Namespace(t, "enforce")
+	underLoad(t, n, ns, func() {
+		n.MustKubectl(t, "-n", system, "rollout", "restart", "daemonset")
+		if err := n.rollout(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// unreadied refuses the kubelet's question whether egressd is ready ("GET /healthz/r"
+// behind 32 bytes of TCP), and no other.
+const unreadied = `table inet unreadied {
+	chain in {
+		type filter hook input priority 0;
+		tcp dport 15021 @th,256,112 0x474554202f6865616c74687a2f72 reject with tcp reset
+	}
+}
+`
+
+// TestRolledNotReady: where the kubelet calls a daemon not ready, as a node that
+// is short of processor time does, the DaemonSet's controller deletes its pod as soon as
+// there is another one, whether that is ready or not. The daemon serves until the
+// other one has taken over: no request fails.
+func TestRolledNotReady(t *testing.T) {
+	n := withEgressd(t)
+	ns := n.Namespace(t, "enforce")
+	if err := n.rollout(); err != nil {
+		t.Fatal(err)
+	}
+	pods := func() string {
+		return strings.TrimSpace(n.MustKubectl(t, "-n", system, "get", "pods", "-l", "app.kubernetes.io/name=egressd",
+			"-o", `jsonpath={range .items[*]}{.metadata.name} {.status.conditions[?(@.type=="Ready")].status} {.metadata.deletionTimestamp}{"\n"}{end}`))
+	}
+	old, _, _ := strings.Cut(pods(), " ")
+	underLoad(t, n, ns, func() {
+		if _, err := n.Run("nft", unreadied); err != nil {
+			t.Fatal(err)
+		}
+		ready := false
+		again := func() {
+			if !ready {
+				ready = true
+				if _, err := n.Run("nft", "delete", "table", "inet", "unreadied"); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		defer again()
+		Eventually(t, 60*time.Second, func() error {
+			if now := pods(); strings.TrimSpace(now) != old+" False" {
+				return fmt.Errorf("the pods are %q", now)
+			}
+			return nil
+		})
+		n.MustKubectl(t, "-n", system, "rollout", "restart", "daemonset")
+		Eventually(t, 60*time.Second, func() error { // no pod can be ready yet
+			for line := range strings.Lines(pods()) {
+				if f := strings.Fields(line); f[0] == old && len(f) < 3 {
+					return fmt.Errorf("the pods are %q", pods())
+				}
+			}
+			return nil
+		})
+		again()
+		if err := n.rollout(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
