@@ -261,7 +261,7 @@ func TestSuccessor(t *testing.T) {
 	}
 	// Without a kubelet it is there until somebody says that it has ended.
 	c.Kubectl(t, "delete", "pod", "-n", ns, "two", "--wait=false", "--grace-period=3600")
-	eventually(t, "a successor that is deleted is none", func() bool { return !s.Successor(one) })
+	testenv.Until(t, "a successor that is deleted is none", func() bool { return !s.Successor(one) })
 	c.DeletePod(t, ns, "two")
 }
 
