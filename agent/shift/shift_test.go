@@ -44,7 +44,10 @@ func TestShift(t *testing.T) {
 		}
 		s.Stop()
 		s.Wait()
-		if got := strings.Join(order, " "); !strings.HasPrefix(got, "read in force ") || !strings.Contains(got, "accept") {
+		mu.Lock() // an answer may begin still
+		got := strings.Join(order, " ")
+		mu.Unlock()
+		if !strings.HasPrefix(got, "read in force ") || !strings.Contains(got, "accept") {
 			t.Errorf("in force %t: %s", inForce, got)
 		}
 		close(goOn) // an answer outlives the shift's loops
