@@ -24,8 +24,9 @@ const (
 	defaultBackoff  = 25 * time.Millisecond
 	maxBackoffTimes = 10 // the longest wait, in base intervals (Envoy)
 	// maxDrain is how much of a response that is retried is read so that its
-	// connection can be used again, in bytes.
-	maxDrain = 64 << 10
+	// connection can be used again, in bytes, and drainTime for how long.
+	maxDrain  = 64 << 10
+	drainTime = 100 * time.Millisecond
 )
 
 // safeRetries returns what happens without a retry policy: another attempt only
@@ -121,8 +122,7 @@ func (x *exchange) roundTrip(u *policy.Upstream, out *message.Outgoing) (*messag
 		}
 		fresh = fresh || o.spent
 		if resp != nil {
-			_, _ = io.CopyN(io.Discard, resp.Body, maxDrain)
-			resp.Done()
+			x.drain(resp)
 		}
 		x.retries++
 		if !p.AnyHost {
@@ -134,6 +134,21 @@ func (x *exchange) roundTrip(u *policy.Upstream, out *message.Outgoing) (*messag
 		if !sleep(x.context(), backoff(p.Backoff, try+free-1, x.core.o.Rand())) {
 			return nil, x.life.why()
 		}
+	}
+}
+
+// drain ends a response that is retried: the retry does not wait for what is slow.
+func (x *exchange) drain(resp *message.Response) {
+	defer resp.Done()
+	c := x.up.current()
+	stop := resp.Done
+	if c.HTTP1 != nil {
+		stop = c.Interrupt
+	}
+	timer := time.AfterFunc(drainTime, stop)
+	_, _ = io.CopyN(io.Discard, resp.Body, maxDrain)
+	if !timer.Stop() {
+		c.Finish() // it may be interrupted yet
 	}
 }
 

@@ -18,9 +18,8 @@ type ServiceKey struct {
 	Host  string
 	Port  uint16
 	HTTP2 bool
-	// Subset and name, with its port, tell parts of one host and port apart.
+	// Subset and name tell parts of one host and port apart.
 	name, Subset string
-	namePort     uint16
 	secure
 }
 
@@ -33,6 +32,7 @@ type ConnKey struct {
 	// endpoint, or socket, is the one that was drawn.
 	endpoint netip.AddrPort
 	socket   string
+	namePort uint16 // of name
 }
 
 // KeyOf is the key of a request to the first endpoint of u.

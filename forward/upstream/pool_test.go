@@ -4,6 +4,8 @@ package upstream
 
 import (
 	"bufio"
+	"context"
+	"errors"
 	"net"
 	"net/http"
 	"net/netip"
@@ -250,4 +252,92 @@ func TestConnKey(t *testing.T) {
 	if u := named("a.example"); KeyOf(u, true) == KeyOf(u, false) {
 		t.Error("the versions of HTTP share connections")
 	}
+}
+
+// limited is an upstream of which there may be one connection.
+func limited() *policy.Upstream {
+	u := named("a.example")
+	u.Traffic = &policy.TrafficPolicy{Pool: &policy.ConnectionPool{MaxConnections: 1, MaxPendingRequests: 1}}
+	return u
+}
+
+// TestFreshClaimsNothing: a request that wants a new connection, and waits for room, does
+// not leave one that is there claimed for ever.
+func TestFreshClaimsNothing(t *testing.T) {
+	m, u := shares(t), limited()
+	p := connsOf(t, m, &downstream.Conn{Workload: "w", WorkloadID: 1})
+	acquire := func(ctx context.Context, fresh bool) (*HTTPConn, error) {
+		d, err := p.Draw(func() context.Context { return ctx }, u, nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.End()
+		return p.Acquire(ctx, &d, false, fresh)
+	}
+	c, err := acquire(t.Context(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask(t, c)
+	c.SetPrivate() // so that it stays the client's
+	p.Release(c)
+	gone, stop := context.WithCancel(t.Context())
+	stop()
+	if got, err := acquire(gone, true); err == nil {
+		t.Fatalf("there is room for %v", got.Key)
+	}
+	if c.busy() {
+		t.Fatal("it is claimed, and nobody has it")
+	}
+	if again, err := acquire(t.Context(), false); err != nil || again != c {
+		t.Errorf("the next request: %v", err)
+	}
+}
+
+// TestProvedTakesNothing: who has lost a connection on which it had authenticated itself
+// gets none from the pool in its place: it has to know.
+func TestProvedTakesNothing(t *testing.T) {
+	m, u := shares(t), named("a.example")
+	info := &downstream.Conn{Workload: "w", WorkloadID: 1}
+	p, other := connsOf(t, m, info), connsOf(t, m, info)
+	acquire := func(p *Conns) *HTTPConn {
+		c, err := p.Acquire(t.Context(), &Drawn{Upstream: u}, false, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ask(t, c)
+		return c
+	}
+	own, pooled := acquire(p), acquire(other)
+	other.Release(pooled)
+	own.SetPrivate()
+	p.Spent(own)
+	if p.Ready(u, false, false) != nil {
+		t.Error("it got another connection")
+	}
+	if _, err := p.Acquire(t.Context(), &Drawn{Upstream: u}, false, false); !errors.Is(err, ErrSpent) {
+		t.Errorf("it was told %v", err)
+	}
+	if other.Ready(u, false, false) != pooled {
+		t.Error("nor did the other one")
+	}
+}
+
+// TestRetire: what a request has, or has got meanwhile, is not closed to make room.
+func TestRetire(t *testing.T) {
+	m, u := shares(t), named("a.example")
+	p := connsOf(t, m, &downstream.Conn{Workload: "w", WorkloadID: 1})
+	c, err := p.Acquire(t.Context(), &Drawn{Upstream: u}, false, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.retire() {
+		t.Error("a request has it")
+	}
+	ask(t, c)
+	c.done()
+	if !c.retire() || c.claim() {
+		t.Error("a request gets it")
+	}
+	c.Close()
 }

@@ -25,14 +25,14 @@ func (p *Conns) queue(ctx context.Context, d *Drawn, key ConnKey, fresh bool) (*
 		if d.Balanced.Take(balance.Connections) {
 			return p.counted(ctx, d, key)
 		}
-		if c, _ := p.claim(key, 0); c != nil && !fresh {
-			if c.admits() {
+		if !fresh {
+			if c := p.claimed(key); c != nil {
 				return c, nil
 			}
-		}
-		if _, ok := p.Sharing(d.Upstream); ok && !fresh {
-			if c := p.m.pool.take(p, key); c != nil {
-				return c, nil
+			if _, ok := p.Sharing(d.Upstream); ok {
+				if c := p.m.pool.take(p, key); c != nil {
+					return c, nil
+				}
 			}
 		}
 		if p.closeOne(d.Balanced) || p.m.pool.closeOne(d.Balanced) {
@@ -115,7 +115,7 @@ func (c *HTTPConn) lastFor(u *policy.Upstream) {
 // has authenticated.
 func (p *Conns) closeOne(of *Balanced) bool {
 	for _, c := range p.List() {
-		if !c.busy() && !c.isPrivate() && c.service() == of {
+		if !c.isPrivate() && c.service() == of && c.retire() {
 			c.Close()
 			return true
 		}

@@ -106,6 +106,17 @@ func (c *HTTPConn) claim() bool {
 	return true
 }
 
+// retire has nobody claim c any more; false: somebody has, or it is about to be closed.
+func (c *HTTPConn) retire() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.streams > 0 || c.ended {
+		return false
+	}
+	c.ended = true
+	return true
+}
+
 // assumedStreams is how many requests net/http takes an HTTP/2 upstream to serve at
 // once before the upstream's settings have come. More than it serves in truth must
 // not be on their way: servers refuse them, some as a fault of the client's.

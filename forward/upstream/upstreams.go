@@ -108,7 +108,7 @@ func (p *Conns) Ready(u *policy.Upstream, http2, fresh bool) *HTTPConn {
 	if c := p.claimed(key); c != nil {
 		return c
 	}
-	if _, ok := p.Sharing(u); ok && !http2 {
+	if _, ok := p.Sharing(u); ok && !http2 && !p.hasProved() {
 		return p.m.pool.take(p, key)
 	}
 	return nil
