@@ -58,7 +58,11 @@ type client struct {
 // register adds the flags that say which daemon is asked, and for how long.
 func (c *client) register(cmd *cobra.Command) {
 	registerDirs(cmd, &c.stateDir, nil)
-	cmd.Flags().DurationVar(&c.wait, "timeout", answerWait, "how long to wait for the daemon's answer, or with -f for its beginning")
+	what := "how long to wait for the daemon's answer"
+	if cmd.Flags().Lookup("follow") != nil {
+		what += ", or with -f for its beginning"
+	}
+	cmd.Flags().DurationVar(&c.wait, "timeout", answerWait, what)
 }
 
 func (c client) socket() string { return filepath.Join(c.stateDir, agent.AdminSocket) }

@@ -51,6 +51,24 @@ func unknownCommand(cmd *cobra.Command, verb string) error {
 	return usageError{fmt.Errorf("unknown command %q; there are %s", verb, strings.Join(verbs, ", "))}
 }
 
+// knownHelp has "help VERB" refuse a verb that there is none of: cobra shows the help of
+// all, as if that had been asked for.
+func knownHelp(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	for _, c := range root.Commands() {
+		if c.Name() != "help" {
+			continue
+		}
+		c.Example = "  egressd help check"
+		c.Args = func(_ *cobra.Command, args []string) error {
+			if of, _, err := root.Find(args); len(args) > 0 && (err != nil || of == root) {
+				return unknownCommand(root, args[0])
+			}
+			return nil
+		}
+	}
+}
+
 // oneOfThem is the error about values of a flag, separated by commas, of which one is
 // none of those that there are; nil: all are. otherwise says where those stand, where they
 // are too many for a line.

@@ -285,3 +285,25 @@ func TestVersion(t *testing.T) {
 		t.Errorf("%+v", o)
 	}
 }
+
+// TestNewcomers: what people try first is answered, and a slip is not taken for something
+// that was asked for.
+func TestNewcomers(t *testing.T) {
+	for _, c := range []struct {
+		code           int
+		stdout, stderr string // of the beginning
+		args           []string
+	}{
+		{exitGood, "egressd " + version + " (go", "", []string{"--version"}},
+		{exitGood, "egressd " + version + " (go", "", []string{"version"}},
+		{exitGood, "egressd turns", "", []string{"help"}},
+		{exitGood, "check reads", "", []string{"help", "check"}},
+		{exitUsage, "", "egressd: unknown command \"chek\"; did you mean \"check\"?", []string{"help", "chek"}},
+		{exitUsage, "", "egressd: --allow \"a b\": one destination has no blank", []string{"check", "--allow", "a b"}},
+	} {
+		o := call(t, c.args...)
+		if o.code != c.code || !strings.HasPrefix(o.stdout, c.stdout) || !strings.HasPrefix(o.stderr, c.stderr) || (o.stdout == "") != (c.stdout == "") {
+			t.Errorf("%v: %d, %.100q, %.100q", c.args, o.code, o.stdout, o.stderr)
+		}
+	}
+}
