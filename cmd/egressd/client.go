@@ -150,10 +150,10 @@ func (c client) failure(err error) error {
 // told is what a body says of the daemon in an error of encoding/json.
 func told(err error) error { return fmt.Errorf("read the daemon's answer: %w", err) }
 
-// orConfig adds the other way to an error of a verb that has one.
-func orConfig(err error) error {
-	if errors.Is(err, errNoDaemon) || strings.Contains(err.Error(), "permission denied") {
-		return fmt.Errorf("%w; or give the policy with --config", err)
+// or adds the other way to an error of a verb that has one.
+func or(err error, otherwise string) error {
+	if errors.Is(err, errNoDaemon) || err != nil && strings.Contains(err.Error(), "permission denied") {
+		return fmt.Errorf("%w; or %s", err, otherwise)
 	}
 	return err
 }

@@ -14,6 +14,9 @@ import (
 	"github.com/egressd/egressd/internal/spelling"
 )
 
+// pathsAlone are the verbs that take policies without --config, and how.
+var pathsAlone = map[string]string{"check": "check PATH", "diff": "diff OLD NEW"}
+
 // flagError is a usage error about flags, which names the flag that may be meant.
 func flagError(cmd *cobra.Command, err error) error {
 	var unknown *pflag.NotExistError
@@ -31,8 +34,8 @@ func flagError(cmd *cobra.Command, err error) error {
 	})
 	if name := closest(unknown.GetSpecifiedName(), names); name != "" {
 		err = fmt.Errorf("%w; did you mean --%s?", err, name)
-	} else if cmd.Name() == "check" && unknown.GetSpecifiedName() == "config" {
-		err = fmt.Errorf("%w; check takes the policy without a flag: egressd check PATH", err)
+	} else if how, ok := pathsAlone[cmd.Name()]; ok && unknown.GetSpecifiedName() == "config" {
+		err = fmt.Errorf("%w; %s takes the policy without a flag: egressd %s", err, cmd.Name(), how)
 	}
 	return usageError{err}
 }

@@ -266,6 +266,8 @@ func TestFailures(t *testing.T) {
 	}{
 		{[]string{"status", "--state-dir", dir}, "no daemon answers on " + dir},
 		{[]string{"flows", "--state-dir", dir}, "no daemon answers on " + dir},
+		{[]string{"flows", "--state-dir", dir}, "; or name a flow log with --file"},
+		{[]string{"suggest", "--state-dir", dir}, "; or name a flow log with --from"},
 		{[]string{"explain", "--state-dir", dir, "a.example:80"}, "or give the policy with --config"},
 		{[]string{"explain", "--config", filepath.Join("testdata", "bad.yaml"), "a.example:80"}, "the policy has errors"},
 	}
@@ -299,6 +301,8 @@ func TestNewcomers(t *testing.T) {
 		{exitGood, "egressd turns", "", []string{"help"}},
 		{exitGood, "check reads", "", []string{"help", "check"}},
 		{exitUsage, "", "egressd: unknown command \"chek\"; did you mean \"check\"?", []string{"help", "chek"}},
+		{exitUsage, "", "egressd: unknown flag: --config; check takes the policy without a flag: egressd check PATH\n", []string{"check", "--config", "x"}},
+		{exitUsage, "", "egressd: unknown flag: --config; diff takes the policy without a flag: egressd diff OLD NEW\n", []string{"diff", "--config", "x"}},
 		{exitUsage, "", "egressd: --allow \"a b\": one destination has no blank", []string{"check", "--allow", "a b"}},
 	} {
 		o := call(t, c.args...)
