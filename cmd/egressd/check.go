@@ -114,6 +114,9 @@ func printCheck(e env, r checkResult, verbose bool, err error) {
 	}
 	if err != nil && !(errors.Is(err, load.ErrPolicy) && errs > 0) {
 		fmt.Fprintln(e.stderr, "egressd:", quote.Lines(err.Error()))
+		if len(r.Findings) == 0 && !errors.Is(err, load.ErrPolicy) {
+			return // nothing was read that could be counted
+		}
 	}
 	state := "good"
 	if err != nil {

@@ -58,7 +58,11 @@ type client struct {
 // register adds the flags that say which daemon is asked, and for how long.
 func (c *client) register(cmd *cobra.Command) {
 	registerDirs(cmd, &c.stateDir, nil)
-	cmd.Flags().DurationVar(&c.wait, "timeout", answerWait, "how long to wait for the daemon's answer, or with -f for its beginning")
+	what := "how long to wait for the daemon's answer"
+	if cmd.Flags().Lookup("follow") != nil {
+		what += ", or with -f for its beginning"
+	}
+	cmd.Flags().DurationVar(&c.wait, "timeout", answerWait, what)
 }
 
 func (c client) socket() string { return filepath.Join(c.stateDir, agent.AdminSocket) }
@@ -146,10 +150,10 @@ func (c client) failure(err error) error {
 // told is what a body says of the daemon in an error of encoding/json.
 func told(err error) error { return fmt.Errorf("read the daemon's answer: %w", err) }
 
-// orConfig adds the other way to an error of a verb that has one.
-func orConfig(err error) error {
-	if errors.Is(err, errNoDaemon) || strings.Contains(err.Error(), "permission denied") {
-		return fmt.Errorf("%w; or give the policy with --config", err)
+// or adds the other way to an error of a verb that has one.
+func or(err error, otherwise string) error {
+	if errors.Is(err, errNoDaemon) || err != nil && strings.Contains(err.Error(), "permission denied") {
+		return fmt.Errorf("%w; or %s", err, otherwise)
 	}
 	return err
 }

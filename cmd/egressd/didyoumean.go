@@ -14,6 +14,9 @@ import (
 	"github.com/egressd/egressd/internal/spelling"
 )
 
+// pathsAlone are the verbs that take policies without --config, and how.
+var pathsAlone = map[string]string{"check": "check PATH", "diff": "diff OLD NEW"}
+
 // flagError is a usage error about flags, which names the flag that may be meant.
 func flagError(cmd *cobra.Command, err error) error {
 	var unknown *pflag.NotExistError
@@ -31,8 +34,8 @@ func flagError(cmd *cobra.Command, err error) error {
 	})
 	if name := closest(unknown.GetSpecifiedName(), names); name != "" {
 		err = fmt.Errorf("%w; did you mean --%s?", err, name)
-	} else if cmd.Name() == "check" && unknown.GetSpecifiedName() == "config" {
-		err = fmt.Errorf("%w; check takes the policy without a flag: egressd check PATH", err)
+	} else if how, ok := pathsAlone[cmd.Name()]; ok && unknown.GetSpecifiedName() == "config" {
+		err = fmt.Errorf("%w; %s takes the policy without a flag: egressd %s", err, cmd.Name(), how)
 	}
 	return usageError{err}
 }
@@ -49,6 +52,24 @@ func unknownCommand(cmd *cobra.Command, verb string) error {
 		return usageError{fmt.Errorf("unknown command %q; did you mean %q?", verb, meant)}
 	}
 	return usageError{fmt.Errorf("unknown command %q; there are %s", verb, strings.Join(verbs, ", "))}
+}
+
+// knownHelp has "help VERB" refuse a verb that there is none of: cobra shows the help of
+// all, as if that had been asked for.
+func knownHelp(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	for _, c := range root.Commands() {
+		if c.Name() != "help" {
+			continue
+		}
+		c.Example = "  egressd help check"
+		c.Args = func(_ *cobra.Command, args []string) error {
+			if of, _, err := root.Find(args); len(args) > 0 && (err != nil || of == root) {
+				return unknownCommand(root, args[0])
+			}
+			return nil
+		}
+	}
 }
 
 // oneOfThem is the error about values of a flag, separated by commas, of which one is

@@ -109,7 +109,7 @@ node's gateway does with it is explained.`,
 				}
 				body, err := daemon.ask(cmd.Context(), http.MethodGet, explain.Path, q)
 				if err != nil {
-					return orConfig(err)
+					return or(err, "give the policy with --config")
 				}
 				if err := json.Unmarshal(body, &x); err != nil {
 					return told(err)

@@ -104,7 +104,7 @@ func (f *flows) run(ctx context.Context, e env) error {
 	case f.follow:
 		return r.follow(ctx)
 	default:
-		err = r.once(ctx)
+		err = or(r.once(ctx), "name a flow log with --file")
 	}
 	if err != nil && !errors.As(err, new(exitError)) {
 		return err

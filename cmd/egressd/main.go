@@ -118,11 +118,15 @@ acts on its traffic, a Gateway is the entrance for the way in.`,
 		RunE: func(*cobra.Command, []string) error { return nil },
 	}
 	cmd.SetFlagErrorFunc(flagError)
+	cmd.Version = version
+	cmd.SetVersionTemplate(versionLine())
+	cmd.Flags().Bool("version", false, "print the version") // without -v, which is --verbose elsewhere
 	cmd.AddCommand(
 		runCommand(e), execCommand(e), reloadCommand(e), unloadCommand(e),
 		checkCommand(e), testCommand(e), diffCommand(e), replayCommand(e), explainCommand(e), flowsCommand(e), topCommand(e), suggestCommand(e), logLevelCommand(e), statusCommand(e),
 		demoCommand(e), demoClientCommand(e), probeCommand(e), versionCommand(e), commandTreeCommand(e), pilotAgentCommand(e),
 	)
+	knownHelp(cmd)
 	return cmd
 }
 

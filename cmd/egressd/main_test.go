@@ -266,6 +266,8 @@ func TestFailures(t *testing.T) {
 	}{
 		{[]string{"status", "--state-dir", dir}, "no daemon answers on " + dir},
 		{[]string{"flows", "--state-dir", dir}, "no daemon answers on " + dir},
+		{[]string{"flows", "--state-dir", dir}, "; or name a flow log with --file"},
+		{[]string{"suggest", "--state-dir", dir}, "; or name a flow log with --from"},
 		{[]string{"explain", "--state-dir", dir, "a.example:80"}, "or give the policy with --config"},
 		{[]string{"explain", "--config", filepath.Join("testdata", "bad.yaml"), "a.example:80"}, "the policy has errors"},
 	}
@@ -283,5 +285,29 @@ func TestVersion(t *testing.T) {
 	}
 	if o := call(t, "version", "-o", "json"); o.code != exitGood || !strings.Contains(o.stdout, `"version": "`+version+`"`) {
 		t.Errorf("%+v", o)
+	}
+}
+
+// TestNewcomers: what people try first is answered, and a slip is not taken for something
+// that was asked for.
+func TestNewcomers(t *testing.T) {
+	for _, c := range []struct {
+		code           int
+		stdout, stderr string // of the beginning
+		args           []string
+	}{
+		{exitGood, "egressd " + version + " (go", "", []string{"--version"}},
+		{exitGood, "egressd " + version + " (go", "", []string{"version"}},
+		{exitGood, "egressd turns", "", []string{"help"}},
+		{exitGood, "check reads", "", []string{"help", "check"}},
+		{exitUsage, "", "egressd: unknown command \"chek\"; did you mean \"check\"?", []string{"help", "chek"}},
+		{exitUsage, "", "egressd: unknown flag: --config; check takes the policy without a flag: egressd check PATH\n", []string{"check", "--config", "x"}},
+		{exitUsage, "", "egressd: unknown flag: --config; diff takes the policy without a flag: egressd diff OLD NEW\n", []string{"diff", "--config", "x"}},
+		{exitUsage, "", "egressd: --allow \"a b\": one destination has no blank", []string{"check", "--allow", "a b"}},
+	} {
+		o := call(t, c.args...)
+		if o.code != c.code || !strings.HasPrefix(o.stdout, c.stdout) || !strings.HasPrefix(o.stderr, c.stderr) || (o.stdout == "") != (c.stdout == "") {
+			t.Errorf("%v: %d, %.100q, %.100q", c.args, o.code, o.stdout, o.stderr)
+		}
 	}
 }

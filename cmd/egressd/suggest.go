@@ -178,7 +178,7 @@ func (f *suggestFlags) learn(ctx context.Context, l *learn.Learner, since time.T
 	}
 	body, err := f.daemon.ask(ctx, http.MethodGet, admin.PathSeen, nil)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, or(err, "name a flow log with --from")
 	}
 	var r learn.Recording
 	if err := json.Unmarshal(body, &r); err != nil {

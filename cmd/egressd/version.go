@@ -25,10 +25,12 @@ func versionCommand(e env) *cobra.Command {
 				writeJSON(e.stdout, map[string]string{"version": version, "go": runtime.Version()})
 				return nil
 			}
-			fmt.Fprintf(e.stdout, "egressd %s (%s)\n", version, runtime.Version())
+			fmt.Fprint(e.stdout, versionLine())
 			return nil
 		},
 	}
 	out.register(cmd)
 	return cmd
 }
+
+func versionLine() string { return fmt.Sprintf("egressd %s (%s)\n", version, runtime.Version()) }

@@ -85,7 +85,7 @@ func (x *exchange) copyFor(m *policy.Mirrored, dest *policy.RouteDestination) *m
 	}
 	c.Request = &http.Request{
 		Method: c.Original.Method, URL: mirrorURL(seen.Path, strings.Clone(x.target)), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: header, Host: shadowHost(seen.Authority), ContentLength: x.r.ContentLength,
+		Header: header, Host: strings.Clone(seen.Authority), ContentLength: x.r.ContentLength,
 	}
 	return c
 }
@@ -117,20 +117,6 @@ func requestKept(r *policy.Request) policy.Request {
 		}
 	}
 	return out
-}
-
-// shadowHost is the authority of a copy: Envoy appends "-shadow" to the name,
-// before the port (source/common/router/shadow_writer_impl.cc). An IPv6 address
-// stays as it is.
-func shadowHost(authority string) string {
-	host, port, ok := strings.Cut(authority, ":")
-	switch {
-	case strings.HasPrefix(authority, "["):
-		return authority
-	case ok:
-		return host + "-shadow:" + port
-	}
-	return authority + "-shadow"
 }
 
 // mirrorURL keeps the bytes of a path, but for one that begins like an

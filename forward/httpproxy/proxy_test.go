@@ -47,14 +47,3 @@ func TestSleep(t *testing.T) {
 		t.Error("a sleep outlived its context")
 	}
 }
-
-func TestShadowHost(t *testing.T) {
-	for in, want := range map[string]string{
-		"a.example": "a.example-shadow", "a.example:81": "a.example-shadow:81", "192.0.2.1:80": "192.0.2.1-shadow:80",
-		"[2001:db8::1]": "[2001:db8::1]", "[2001:db8::1]:80": "[2001:db8::1]:80",
-	} {
-		if got := shadowHost(in); got != want {
-			t.Errorf("%s: %s, want %s", in, got, want)
-		}
-	}
-}

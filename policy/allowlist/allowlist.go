@@ -259,7 +259,7 @@ func Lines(prefix, data string) (Items, error) {
 			continue
 		}
 		if strings.ContainsAny(item, " \t,") {
-			errs = append(errs, &LineError{n + 1, fmt.Errorf("%q: write one destination a line", item)})
+			errs = append(errs, &LineError{n + 1, fmt.Errorf("%q: one destination has no blank and no comma in it; several stand in a line each, or in an --allow each", item)})
 			continue
 		}
 		d, err := Parse(item)
