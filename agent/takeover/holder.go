@@ -72,15 +72,12 @@ func reach(stateDir, version string, log *slog.Logger) (_ *Incumbent, _ *handove
 		}
 	}()
 	conn.SetDeadline(time.Now().Add(offerWait))
-	err = conn.Send(handover.Message{Kind: handover.Hello, Protocol: handover.Protocol, Version: version}, nil)
-	if err != nil {
-		return nil, nil, err
-	}
+	_ = conn.Send(handover.Message{Kind: handover.Hello, Protocol: handover.Protocol, Version: version}, nil) // what is heard says more
 	m, set, err := conn.Expect(handover.Offer)
-	if err != nil && died(err) { // it stops just now
-		err = fmt.Errorf("%w on %s, because it ended before it handed anything over: %w", errUnreached, stateDir, err)
-	}
-	if err != nil {
+	switch {
+	case err != nil && (died(err) || errors.Is(err, os.ErrDeadlineExceeded)): // it stops, or stands still
+		return nil, nil, fmt.Errorf("%w on %s, because it handed nothing over: %w", errUnreached, stateDir, err)
+	case err != nil:
 		return nil, nil, fmt.Errorf("take over from the egressd that runs on %s: %w", stateDir, err)
 	}
 	return &Incumbent{

@@ -235,7 +235,7 @@ func TestSuccessor(t *testing.T) {
 	c := cluster(t)
 	ns := c.Namespace(t, nil)
 	s := synced(t, Options{Config: c.Config()})
-	make := func(name, controller string) string {
+	create := func(name, controller string) string {
 		controls := true
 		p := &core.Pod{ObjectMeta: meta.ObjectMeta{Namespace: ns, Name: name}}
 		if controller != "" {
@@ -246,16 +246,17 @@ func TestSuccessor(t *testing.T) {
 		return uid
 	}
 	set := "11111111-2222-4333-8444-555555555555"
-	one := make("one", set)
-	make("another-set", "66666666-2222-4333-8444-555555555555")
-	alone, none := make("alone", ""), make("none", "")
+	one := create("one", set)
+	create("another-set", "66666666-2222-4333-8444-555555555555")
+	alone, none := create("alone", ""), create("none", "")
 	for _, uid := range []string{one, alone, none, "", "77777777-2222-4333-8444-555555555555"} {
 		if s.Successor(uid) {
 			t.Errorf("%q has a successor, and nothing was made for it", uid)
 		}
 	}
-	time.Sleep(time.Second) // the API's times are whole seconds
-	two := make("two", set)
+	begun := time.Now().Unix() // the API's times are whole seconds
+	eventually(t, "another second", func() bool { return time.Now().Unix() > begun })
+	two := create("two", set)
 	if !s.Successor(one) || s.Successor(two) {
 		t.Errorf("the first has a successor %t, and the second %t", s.Successor(one), s.Successor(two))
 	}
