@@ -255,7 +255,7 @@ func TestSuccessor(t *testing.T) {
 		}
 	}
 	begun := time.Now().Unix() // the API's times are whole seconds
-	eventually(t, "another second", func() bool { return time.Now().Unix() > begun })
+	testenv.Until(t, "another second", func() bool { return time.Now().Unix() > begun })
 	two := create("two", set)
 	if !s.Successor(one) || s.Successor(two) {
 		t.Errorf("the first has a successor %t, and the second %t", s.Successor(one), s.Successor(two))
