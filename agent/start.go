@@ -9,6 +9,7 @@ import (
 	"log/slog"
 
 	"github.com/egressd/egressd/agent/lifecycle"
+	"github.com/egressd/egressd/agent/takeover"
 	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/source"
 )
@@ -30,6 +31,12 @@ func Serve(ctx context.Context, o Options, started func(*Agent)) error {
 		return err // it was told to end
 	}
 	return NotStarted(o, err)
+}
+
+// Stay waits, where Serve has ended well, until ctx is done, or until the daemon that had
+// taken over has ended and the kernel part is at work. True: nobody serves.
+func Stay(ctx context.Context, o Options) bool {
+	return takeover.Stay(ctx, o.StateDir, func() bool { return lifecycle.AtWork(o.PinDir) })
 }
 
 // NotStarted makes a StartError of an error with which a start ended, denies

@@ -16,6 +16,12 @@ const (
 	TrafficOn = "the policy is in force"
 )
 
+// AtWork says whether programs are at work whose pins are in a directory.
+func AtWork(pins string) bool {
+	p, err := predecessor.Read(pins)
+	return err == nil && p.AtWork()
+}
+
 // WithoutDaemon is what traffic can do while no daemon runs that has its pins in a
 // directory.
 func WithoutDaemon(pins string) string {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/egressd/egressd/agent"
 	"github.com/egressd/egressd/agent/containers"
@@ -192,8 +193,9 @@ flows, explain, status and unload talk to the daemon by a unix socket in
 				}()
 			})
 			unwatch()
-			if err == nil && stay {
-				<-cmd.Context().Done()
+			if err == nil && stay && agent.Stay(cmd.Context(), o) {
+				o.Log.Warn("the egressd that had taken over has ended, and this one starts again", "traffic", "what needs the proxy or DNS is refused until it is ready")
+				err = unix.Exec("/proc/self/exe", os.Args, os.Environ())
 			}
 			return notStarted(e, err)
 		},
@@ -214,7 +216,7 @@ flows, explain, status and unload talk to the daemon by a unix socket in
 	listVar(cmd.Flags(), &workloads, "workloads", "file or directory of Workloads (egressd.dev/v1): which cgroups are which workload")
 	cmd.Flags().DurationVar(&drain, "drain-time", agent.DefaultDrainTime, "how long open connections may continue when the daemon is stopped or another one has taken over")
 	cmd.Flags().BoolVar(&takeover, "takeover", false, "take over from the daemon that runs on --state-dir, without a gap")
-	cmd.Flags().BoolVar(&stay, "stay", false, "when another daemon has taken over, go on without doing anything until SIGTERM: for a container that would be started again, and take over in its turn")
+	cmd.Flags().BoolVar(&stay, "stay", false, "when another daemon has taken over, go on without doing anything until SIGTERM, and start again if that one ends: for a container that would be started again, and take over in its turn")
 	cmd.Flags().DurationVar(&every, "probe-interval", selfprobe.DefaultInterval, "how often the daemon tries DNS and the proxy as a workload does; after three rounds without an answer it is not ready; 0: never")
 	cmd.Flags().StringVar(&status, "status-address", agent.DefaultStatusAddress, "where status and metrics are served: ADDRESS:PORT, localhost:PORT, or :PORT for all addresses")
 	cmd.Flags().StringVar(&health, "health-address", agent.DefaultHealthAddress, "where readiness is served: as for --status-address")

@@ -335,6 +335,57 @@ func TestTakeoverStays(t *testing.T) {
 	n.isOpen(t, "the one before has ended", n.in, false)
 }
 
+// TestTakeoverReturns: with --stay a daemon that another has taken over from serves again
+// when that one has ended, as the first pod must whose successor is deleted before it is
+// ready; and it does not when all is unloaded. The twin: what needs the proxy is refused
+// while nobody serves.
+func TestTakeoverReturns(t *testing.T) {
+	t.Parallel()
+	n := takeoverNode(t, "--stay")
+	if err := n.d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	n.learn(t, world.API)
+	for _, end := range []struct {
+		how string
+		end func() error
+	}{{"killed", n.d.Kill}, {"told to end", n.d.Terminate}} {
+		before, err := n.d.Takeover(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := end.end(); err != nil {
+			t.Fatalf("%s: %v", end.how, err)
+		}
+		n.isOpen(t, end.how+", nobody serves yet", n.in, false)
+		n.d.Return(before)
+		if err := n.d.WaitReady(t.Context()); err != nil {
+			t.Fatalf("%s: %v", end.how, err)
+		}
+		n.isOpen(t, end.how+", it serves again", n.in, false)
+		if !n.open(t, hostPort(via4, 7)).echo(end.how) || !n.open(t, hostPort(via6, 7)).echo(end.how) {
+			t.Errorf("%s: it does not serve", end.how)
+		}
+	}
+	before, err := n.d.Takeover(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := n.egressd(t, "unload", "--pin-dir", n.d.PinDir()); e.code != 0 {
+		t.Fatalf("unload: %+v", e)
+	}
+	n.isOpen(t, "unloaded", n.in, true)
+	if err := before.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), soon)
+	defer cancel()
+	if err := before.Wait(ctx); err != nil {
+		t.Errorf("it was to do nothing but to end: %v", err)
+	}
+	n.isOpen(t, "still unloaded", n.in, true)
+}
+
 // TestTakeoverInside: daemons that are captured themselves, one in the place of
 // the other, are free of the policy, both of them.
 func TestTakeoverInside(t *testing.T) {

@@ -174,7 +174,7 @@ var floors = map[string][]string{
 	"./agent/selfprobe":   {"./agent/listen", "./agent/state", "./agent/workload", "./dnsproxy", "./internal/capacity", "./internal/cgroup", "./internal/probe", "./loader", "./loader/arrival", "./policy", "golang.org/x/sys/unix"},
 	"./agent/shift":       nil,
 	"./agent/state":       {"./internal/flock", "./internal/handover", "./internal/localsocket", "./internal/securedir", "./loader/bpffs", "golang.org/x/sys/unix"},
-	"./agent/takeover":    {"./agent/state", "./internal/handover", "./internal/learned", "./internal/securedir", "golang.org/x/sys/unix"},
+	"./agent/takeover":    {"./agent/state", "./internal/flock", "./internal/handover", "./internal/learned", "./internal/securedir", "golang.org/x/sys/unix"},
 	"./agent/teardown":    {"./agent/state", "./internal/cgroup", "./internal/flock", "./internal/gate", "./internal/securedir", "./loader/bpffs", "./loader/foreign", "./loader/predecessor"},
 	"./agent/upkeep":      nil,
 	"./agent/containers":  {"./internal/container", "./internal/containerapi", "./internal/localsocket"},

@@ -84,3 +84,55 @@ func TestRolledNotReady(t *testing.T) {
 		}
 	})
 }
+
+// TestRolledBack: a new pod that has taken over but is never ready is deleted by a
+// rollback. The pod before it is still there, whose process serves again at once: nobody
+// waits for the kubelet, and nothing escapes.
+func TestRolledBack(t *testing.T) {
+	n := withEgressd(t)
+	ns := n.Namespace(t, "enforce")
+	if err := n.rollout(); err != nil {
+		t.Fatal(err)
+	}
+	pods := func() string {
+		return strings.TrimSpace(n.MustKubectl(t, "-n", system, "get", "pods", "-l", "app.kubernetes.io/name=egressd",
+			"-o", `jsonpath={range .items[*]}{.metadata.name} {.status.containerStatuses[0].restartCount}{"\n"}{end}`))
+	}
+	old := pods()
+	if len(strings.Fields(old)) != 2 {
+		t.Fatalf("the pods are %q", old)
+	}
+	n.RunPod(t, Pod{Namespace: ns, Name: "client"})
+	asks := func() error { return n.Get(ns, "client", allowed) }
+	Eventually(t, 20*time.Second, asks)
+	n.nothingEscapes(t, func() {
+		n.MustKubectl(t, "-n", system, "patch", "daemonset", "egressd", "--type=json",
+			"-p", `[{"op": "replace", "path": "/spec/template/spec/containers/0/readinessProbe/httpGet/path", "value": "/never"}]`)
+		Eventually(t, 60*time.Second, func() error {
+			for line := range strings.Lines(pods()) {
+				if name, _, _ := strings.Cut(line, " "); !strings.HasPrefix(old, name+" ") {
+					if log, err := n.Kubectl("", "-n", system, "logs", name); err == nil && strings.Contains(log, "msg=ready ") {
+						return nil
+					}
+				}
+			}
+			return fmt.Errorf("nobody has taken over: %q", pods())
+		})
+		Eventually(t, 20*time.Second, asks)
+		n.MustKubectl(t, "-n", system, "rollout", "undo", "daemonset", "egressd")
+		Eventually(t, 60*time.Second, func() error {
+			if now := pods(); now != old {
+				return fmt.Errorf("the pods are %q, and were %q", now, old)
+			}
+			return nil
+		})
+		// A restart by the kubelet, whose probe fails three times first, takes 30 s.
+		Eventually(t, 10*time.Second, asks)
+	})
+	if err := n.rollout(); err != nil {
+		t.Fatal(err)
+	}
+	if now := pods(); now != old {
+		t.Errorf("the pods are %q, and were %q", now, old)
+	}
+}
