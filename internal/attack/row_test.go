@@ -90,9 +90,15 @@ func (a *arena) stranger() *world.Origin {
 	return a.Stranger
 }
 
-// strangers counts packets to its port 443. Connections that others have opened to
-// another port may end at any time, with a packet more.
+// strangers counts packets to it.
 func strangers(a *arena) int {
+	o := a.stranger()
+	return wire(o.V4.String(), o.V6.String())(a)
+}
+
+// strangers443 counts those to its port 443: connections that others have opened to
+// another port may end at any time, with a packet more.
+func strangers443(a *arena) int {
 	o := a.stranger()
 	return wireTo(o.V4.String(), 443)(a) + wireTo(o.V6.String(), 443)(a)
 }

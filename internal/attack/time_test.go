@@ -274,10 +274,10 @@ func (a *arena) killed(t *testing.T) {
 	leaked := 0
 	attempt := r.do
 	r.do = func(a *arena, cg *world.Cgroup) string {
-		before := strangers(a)
+		before := strangers443(a)
 		got := attempt(a, cg)
 		if cg != nil {
-			leaked = strangers(a) - before
+			leaked = strangers443(a) - before
 		}
 		return got
 	}
