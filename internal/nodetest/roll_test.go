@@ -108,15 +108,16 @@ func TestRolledBack(t *testing.T) {
 	n.nothingEscapes(t, func() {
 		n.MustKubectl(t, "-n", system, "patch", "daemonset", "egressd", "--type=json",
 			"-p", `[{"op": "replace", "path": "/spec/template/spec/containers/0/readinessProbe/httpGet/path", "value": "/never"}]`)
+		// A container is started when its own daemon serves.
+		started := `jsonpath={range .items[*]}{.metadata.name} {.status.containerStatuses[0].started}{"\n"}{end}`
 		Eventually(t, 60*time.Second, func() error {
-			for line := range strings.Lines(pods()) {
-				if name, _, _ := strings.Cut(line, " "); !strings.HasPrefix(old, name+" ") {
-					if log, err := n.Kubectl("", "-n", system, "logs", name); err == nil && strings.Contains(log, "msg=ready ") {
-						return nil
-					}
+			now := n.MustKubectl(t, "-n", system, "get", "pods", "-l", "app.kubernetes.io/name=egressd", "-o", started)
+			for line := range strings.Lines(now) {
+				if f := strings.Fields(line); !strings.HasPrefix(old, f[0]+" ") && f[len(f)-1] == "true" {
+					return nil
 				}
 			}
-			return fmt.Errorf("nobody has taken over: %q", pods())
+			return fmt.Errorf("nobody has taken over: %q", now)
 		})
 		Eventually(t, 20*time.Second, asks)
 		n.MustKubectl(t, "-n", system, "rollout", "undo", "daemonset", "egressd")
