@@ -49,6 +49,7 @@ import (
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/loader/kernel"
 	"github.com/egressd/egressd/loader/telemetry"
+	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/source"
 )
 
@@ -318,12 +319,22 @@ func (a *Agent) wire() error {
 // were adopted from an earlier run keep what is still right: flows of live
 // workloads go on while this happens.
 func (a *Agent) startPolicy(l control.Loaded) error {
-	if n, err := a.remembered.Restore(); err != nil {
+	if n, err := a.remember(); err != nil {
 		a.log.Warn("the learned addresses of the last run could not be restored; they are refused until their names are resolved again", "error", err)
 	} else if n > 0 {
 		a.log.Info("learned addresses restored", "count", n)
 	}
 	return a.control.Start(l, a.targets())
+}
+
+// remember learns what the last run, or the daemon before, had learned, for the policies
+// that workloads have in this one.
+func (a *Agent) remember() (int, error) {
+	today := a.control.Snapshot().ByWorkload()
+	return a.remembered.Restore(func(workload string) (policy.PolicyID, bool) {
+		id, ok := today[workload]
+		return id, ok
+	})
 }
 
 // tellWait is how long an end waits for the service manager to take what it is told.

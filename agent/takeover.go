@@ -37,7 +37,7 @@ func (a *Agent) quiesce() error {
 	if err := a.holder.Quiesce(a.learnFrom); err != nil {
 		return err
 	}
-	if n, err := a.remembered.Restore(); err != nil {
+	if n, err := a.remember(); err != nil {
 		a.log.Warn("the addresses that the other egressd learned last could not be read; they are refused until their names are resolved again", "error", err)
 	} else {
 		a.log.Info("the other egressd has stopped accepting; new connections wait until this one is ready", "version", a.holder.Version(), "learned", n)

@@ -40,6 +40,15 @@ type BoundWorkload struct {
 // Workloads returns the workloads that are described, in their order.
 func (s *Snapshot) Workloads() []BoundWorkload { return s.workloads }
 
+// ByWorkload returns the policies of the workloads that are described, by their keys.
+func (s *Snapshot) ByWorkload() map[string]PolicyID {
+	of := make(map[string]PolicyID, len(s.workloads))
+	for _, w := range s.workloads {
+		of[w.Key()] = w.Policy
+	}
+	return of
+}
+
 // byKey returns the policy of a group of workloads, or nil.
 func (s *Snapshot) byKey(key string) *Policy {
 	id, ok := s.ids[key]

@@ -8,8 +8,10 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"testing"
 
+	"github.com/egressd/egressd/internal/learned"
 	"github.com/egressd/egressd/policy"
 )
 
@@ -74,6 +76,18 @@ func rest(t *testing.T, old, next *policy.Snapshot, seed uint64) (after *node, w
 	return n, n.writes
 }
 
+// numbered has each policy keep its number, as if all that it knows were of a workload
+// that has it.
+func numbered(saved []learned.Saved) ([]learned.Saved, func(string) (policy.PolicyID, bool)) {
+	for i := range saved {
+		saved[i].Workloads = []string{strconv.Itoa(int(saved[i].Policy))}
+	}
+	return saved, func(workload string) (policy.PolicyID, bool) {
+		id, err := strconv.Atoi(workload)
+		return policy.PolicyID(id), err == nil
+	}
+}
+
 // fresh is the text of the kernel's tables of a node that was never anything
 // else, with what another one has learned.
 func fresh(t *testing.T, s *policy.Snapshot, like *node) string {
@@ -82,7 +96,7 @@ func fresh(t *testing.T, s *policy.Snapshot, like *node) string {
 	if err := n.pipe.Apply(s); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.names.Restore(like.names.Dump()); err != nil {
+	if _, err := n.names.Restore(numbered(like.names.Dump())); err != nil {
 		t.Fatal(err)
 	}
 	return n.kernel.text()
@@ -195,7 +209,7 @@ func TestPipeline(t *testing.T) {
 				t.Fatal(err)
 			}
 			if crashes {
-				if _, err := n.names.Restore(saved); err != nil {
+				if _, err := n.names.Restore(numbered(saved)); err != nil {
 					t.Fatal(err)
 				}
 			}

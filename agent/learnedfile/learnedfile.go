@@ -16,6 +16,7 @@ import (
 	"github.com/egressd/egressd/agent/state"
 	"github.com/egressd/egressd/internal/learned"
 	"github.com/egressd/egressd/internal/securedir"
+	"github.com/egressd/egressd/policy"
 )
 
 // Names are the learned addresses.
@@ -23,7 +24,7 @@ type Names interface {
 	// Changes is a number that rises when Dump has something else.
 	Changes() uint64
 	Dump() []learned.Saved
-	Restore([]learned.Saved) (int, error)
+	Restore([]learned.Saved, func(workload string) (policy.PolicyID, bool)) (int, error)
 }
 
 // Store is the file of learned addresses in a state directory. The nil Store keeps
@@ -74,8 +75,9 @@ func (f *Store) Save() error {
 	return nil
 }
 
-// Restore learns what the file has, and says how many addresses these are.
-func (f *Store) Restore() (int, error) {
+// Restore learns what the file has for the policies that workloads have today, and says
+// how many addresses these are.
+func (f *Store) Restore(policyOf func(workload string) (policy.PolicyID, bool)) (int, error) {
 	if f == nil {
 		return 0, nil
 	}
@@ -90,7 +92,7 @@ func (f *Store) Restore() (int, error) {
 	if err := json.Unmarshal(data, &saved); err != nil {
 		return 0, err
 	}
-	return f.names.Restore(saved)
+	return f.names.Restore(saved, policyOf)
 }
 
 // Release leaves the file to another daemon, for good.

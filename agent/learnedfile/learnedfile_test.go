@@ -16,6 +16,7 @@ import (
 	"github.com/egressd/egressd/agent/control"
 	"github.com/egressd/egressd/agent/state"
 	"github.com/egressd/egressd/internal/learned"
+	"github.com/egressd/egressd/policy"
 )
 
 // names have what the test says; dumps counts how often they were asked.
@@ -32,7 +33,7 @@ func (n *names) Dump() []learned.Saved {
 	return n.all
 }
 
-func (n *names) Restore(s []learned.Saved) (int, error) {
+func (n *names) Restore(s []learned.Saved, _ func(string) (policy.PolicyID, bool)) (int, error) {
 	n.restored = s
 	return len(s), nil
 }
@@ -47,7 +48,7 @@ func TestSaveAndRestore(t *testing.T) {
 	dir := t.TempDir()
 	n := &names{changes: 1, all: one("a.example")}
 	f := New(dir, n, &control.Unsaved{})
-	if count, err := f.Restore(); count != 0 || err != nil || n.restored != nil {
+	if count, err := f.Restore(nil); count != 0 || err != nil || n.restored != nil {
 		t.Errorf("no file: %d, %v", count, err)
 	}
 	for range 2 {
@@ -65,7 +66,7 @@ func TestSaveAndRestore(t *testing.T) {
 		t.Errorf("the file is another daemon's: %d dumps, %v", n.dumps, err)
 	}
 	next := &names{}
-	if count, err := New(dir, next, nil).Restore(); count != 1 || err != nil || !reflect.DeepEqual(next.restored, one("b.example")) {
+	if count, err := New(dir, next, nil).Restore(nil); count != 1 || err != nil || !reflect.DeepEqual(next.restored, one("b.example")) {
 		t.Errorf("restored %d, %v: %+v", count, err, next.restored)
 	}
 }
@@ -98,7 +99,7 @@ func TestFailures(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, state.LearnedFile), []byte("[{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.Restore(); err == nil || errors.Is(err, os.ErrNotExist) || n.restored != nil {
+	if _, err := f.Restore(nil); err == nil || errors.Is(err, os.ErrNotExist) || n.restored != nil {
 		t.Errorf("a broken file: %v, learned %v", err, n.restored)
 	}
 }
@@ -108,7 +109,7 @@ func TestNone(t *testing.T) {
 	var f *Store
 	f.Keep(slog.New(slog.DiscardHandler), time.Now())
 	f.Release()
-	count, err := f.Restore()
+	count, err := f.Restore(nil)
 	if err := errors.Join(err, f.Save()); err != nil || count != 0 {
 		t.Errorf("%d, %v", count, err)
 	}

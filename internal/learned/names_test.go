@@ -24,6 +24,9 @@ func TestMain(m *testing.M) { os.Exit(learnedtest.Main(m)) }
 
 const id = policy.DefaultPolicy
 
+// nobody has a policy of its own.
+func nobody(string) (policy.PolicyID, bool) { return 0, false }
+
 type namesRig struct {
 	*Names
 	kernel *learnedtest.Kernel
@@ -318,7 +321,7 @@ func TestDumpRestore(t *testing.T) {
 		t.Fatal(err)
 	}
 	same := newNamesRig(t, Options{})
-	if n, err := same.Restore(saved); n != 3 || err != nil {
+	if n, err := same.Restore(saved, nobody); n != 3 || err != nil {
 		t.Fatalf("Restore = %d, %v", n, err)
 	}
 	if got, want := same.Dump(), r.Dump(); !reflect.DeepEqual(dumpText(got), dumpText(want)) {
@@ -335,7 +338,7 @@ func TestDumpRestore(t *testing.T) {
 		Saved{Policy: id, Name: "www.example.com", Addr: netip.MustParseAddr("127.0.0.1"), Until: later.clock.Now().Add(time.Hour)},
 		Saved{Policy: 9, Name: "www.example.com", Addr: netip.MustParseAddr("203.0.113.9"), Until: later.clock.Now().Add(time.Hour)},
 		Saved{Policy: id, Name: "www.example.com", Addr: netip.MustParseAddr("203.0.113.8"), Until: later.clock.Now().Add(1000 * time.Hour)})
-	if n, err := later.Restore(saved); n != 3 || err != nil {
+	if n, err := later.Restore(saved, nobody); n != 3 || err != nil {
 		t.Fatalf("Restore = %d, %v", n, err)
 	}
 	if got := later.kernel.Addresses(); !slices.Equal(got, []string{"2001:4860::1", "203.0.113.1", "203.0.113.8"}) {
@@ -358,7 +361,7 @@ func TestRestoreInUse(t *testing.T) {
 	saved := r.Dump()
 	later := newNamesRig(t, Options{InUse: inUse})
 	later.clock.Advance(24 * time.Hour)
-	if n, err := later.Restore(saved); n != 2 || err != nil {
+	if n, err := later.Restore(saved, nobody); n != 2 || err != nil {
 		t.Fatalf("Restore = %d, %v", n, err)
 	}
 	if got := later.kernel.Addresses(); !slices.Equal(got, []string{v6.String(), v4.String()}) {
@@ -488,4 +491,34 @@ func TestRecheck(t *testing.T) {
 		}
 	}
 	checkAccounts(t, r.Names)
+}
+
+// TestRestoreNumbers: policies have other numbers in another process. What is learned is
+// learned for those that the workloads that asked have there, for each of them, and
+// not for who has the number today.
+func TestRestoreNumbers(t *testing.T) {
+	r := newNamesRig(t, Options{})
+	addr := netip.MustParseAddr("203.0.113.1")
+	until := r.clock.Now().Add(time.Minute)
+	today := map[string]policy.PolicyID{"shop/web": id}
+	policyOf := func(w string) (policy.PolicyID, bool) { p, ok := today[w]; return p, ok }
+	for _, tt := range []struct {
+		saved Saved
+		want  int
+	}{
+		{Saved{Policy: 57, Workloads: []string{"shop/web"}}, 1},              // it had another number
+		{Saved{Policy: 57, Workloads: []string{"shop/gone"}}, 0},             // nobody has it
+		{Saved{Policy: 57, Workloads: []string{"shop/gone", "shop/web"}}, 1}, // one of them is there
+		{Saved{Policy: id, Workloads: []string{"node"}}, 1},                  // of no policy of its own
+		{Saved{Policy: id}, 1}, // an older version's
+		{Saved{Policy: 57}, 0}, // the same
+	} {
+		s := tt.saved
+		s.Name, s.Addr, s.Until = "www.example.com", addr, until
+		fresh := newNamesRig(t, Options{})
+		n, err := fresh.Restore([]Saved{s}, policyOf)
+		if n != tt.want || err != nil || len(fresh.kernel.Addresses()) != tt.want {
+			t.Errorf("%+v: %d, %v, open %v", s, n, err, fresh.kernel.Addresses())
+		}
+	}
 }

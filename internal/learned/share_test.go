@@ -211,7 +211,7 @@ func TestSharesOverRestart(t *testing.T) {
 		}
 	}
 	later := newNamesRig(t, Options{})
-	if n, err := later.Restore(r.Dump()); n != 700 || err != nil {
+	if n, err := later.Restore(r.Dump(), nobody); n != 700 || err != nil {
 		t.Fatalf("Restore = %d, %v", n, err)
 	}
 	if got := later.table(id).held; !maps.Equal(got, map[string]int{"a": 700}) {

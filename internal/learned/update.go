@@ -202,7 +202,7 @@ func (n *Names) inherit(id, from policy.PolicyID) error {
 		}
 		t.mu.RUnlock()
 	}
-	_, err := n.Restore(saved)
+	_, err := n.Restore(saved, func(string) (policy.PolicyID, bool) { return id, true })
 	return err
 }
 
@@ -344,9 +344,12 @@ func compareLearned(a, b Saved) int {
 
 // Restore learns what Dump returned, as far as it is not over, or used by
 // an open connection, and today's
-// policies and guard allow it. It returns how many were learned, and the
-// errors of the kernel and of full tables.
-func (n *Names) Restore(saved []Saved) (int, error) {
+// policies and guard allow it. Policies had other numbers in the process that learned
+// it, so it is learned for the policies that its workloads have today, which policyOf
+// tells by a workload's name; what it does not know of has the default policy, if it had
+// that. Restore returns how many were learned, and the errors of the kernel and of full
+// tables.
+func (n *Names) Restore(saved []Saved, policyOf func(workload string) (policy.PolicyID, bool)) (int, error) {
 	now := n.o.Now()
 	restored := 0
 	inUse := n.inUse()
@@ -361,26 +364,42 @@ func (n *Names) Restore(saved []Saved) (int, error) {
 		if !now.Before(until.Add(n.o.Grace)) && !inUse(l.Addr) {
 			continue
 		}
-		switch err := n.restore(l, until, now); {
-		case err == nil:
+		learned := false
+		for id, by := range l.today(policyOf) {
+			if n.policies.Policy(id) == nil {
+				continue
+			}
+			switch err := n.answer(id, request{name: l.Name, addr: l.Addr, by: by, until: until, now: now}); {
+			case err == nil:
+				learned = true
+			case errors.Is(err, ErrName), errors.Is(err, ErrAddress):
+			default:
+				errs = append(errs, fmt.Errorf("restore %s: %w", l.Name, err))
+			}
+		}
+		if learned {
 			restored++
-		case errors.Is(err, ErrName), errors.Is(err, ErrAddress):
-		default:
-			errs = append(errs, fmt.Errorf("restore %s: %w", l.Name, err))
 		}
 	}
 	return restored, errors.Join(errs...)
 }
 
-func (n *Names) restore(l Saved, until, now time.Time) error {
-	if n.policies.Policy(l.Policy) == nil {
-		return ErrName
+// today are the workloads that asked, by the policies that they have today.
+func (l *Saved) today(policyOf func(workload string) (policy.PolicyID, bool)) map[policy.PolicyID][]string {
+	if len(l.Workloads) == 0 { // written by an older version
+		return map[policy.PolicyID][]string{l.Policy: {""}} // an account of its own
 	}
-	by := l.Workloads
-	if len(by) == 0 {
-		by = []string{""} // an account of its own: written by an older version
+	of := map[policy.PolicyID][]string{}
+	for _, w := range l.Workloads {
+		id, ok := policyOf(w)
+		if !ok && l.Policy == policy.DefaultPolicy {
+			id, ok = l.Policy, true // which has the same number in each process
+		}
+		if ok {
+			of[id] = append(of[id], w)
+		}
 	}
-	return n.answer(l.Policy, request{name: l.Name, addr: l.Addr, by: by, until: until, now: now})
+	return of
 }
 
 // all is a copy of the tables' index, so that no lock is held over the loop.
