@@ -49,7 +49,6 @@ import (
 	"github.com/egressd/egressd/loader"
 	"github.com/egressd/egressd/loader/kernel"
 	"github.com/egressd/egressd/loader/telemetry"
-	"github.com/egressd/egressd/policy"
 	"github.com/egressd/egressd/policy/source"
 )
 
@@ -325,16 +324,6 @@ func (a *Agent) startPolicy(l control.Loaded) error {
 		a.log.Info("learned addresses restored", "count", n)
 	}
 	return a.control.Start(l, a.targets())
-}
-
-// remember learns what the last run, or the daemon before, had learned, for the policies
-// that workloads have in this one.
-func (a *Agent) remember() (int, error) {
-	today := a.control.Snapshot().ByWorkload()
-	return a.remembered.Restore(func(workload string) (policy.PolicyID, bool) {
-		id, ok := today[workload]
-		return id, ok
-	})
 }
 
 // tellWait is how long an end waits for the service manager to take what it is told.

@@ -13,6 +13,7 @@ import (
 	"github.com/egressd/egressd/internal/handover"
 	"github.com/egressd/egressd/internal/learned"
 	"github.com/egressd/egressd/loader/bpffs"
+	"github.com/egressd/egressd/policy"
 )
 
 // lockPins locks the pin directory, or takes the lock of the daemon that this one
@@ -27,6 +28,16 @@ func (a *Agent) lockPins() error {
 		return fmt.Errorf("the running egressd has its pins in another directory than %s; start with the same --pin-dir: %w", a.opts.PinDir, err)
 	}
 	return nil
+}
+
+// remember learns what the last run, or the daemon before, had learned, for the policies
+// that workloads have in this one.
+func (a *Agent) remember() (int, error) {
+	today := a.control.Snapshot().ByWorkload()
+	return a.remembered.Restore(func(workload string) (policy.PolicyID, bool) {
+		id, ok := today[workload]
+		return id, ok
+	})
 }
 
 // quiesce makes the daemon before stop, and learns what that one had learned.
