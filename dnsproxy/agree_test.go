@@ -91,7 +91,7 @@ func TestKernelAndCoreAgree(t *testing.T) {
 					{"expired", expire, 0},
 					{"restored, over but in use", func() {
 						a.inUse[ip] = true
-						n, err := a.names.Restore([]learned.Saved{{Policy: id, Name: name, Addr: ip, Until: a.clock.Now().Add(-time.Hour)}})
+						n, err := a.names.Restore([]learned.Saved{{Policy: id, Name: name, Addr: ip, Until: a.clock.Now().Add(-time.Hour)}}, nil)
 						if n != 1 || err != nil {
 							t.Fatal(n, err)
 						}
