@@ -76,7 +76,7 @@ func (o *Originator) Do(ctx context.Context, nc net.Conn, j Job) (_ net.Conn, er
 			return nil, failed(policy.ReasonUpstream, err)
 		}
 	}
-	stop := context.AfterFunc(ctx, func() { _ = nc.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { _ = nc.SetDeadline(longAgo) })
 	defer stop()
 	out := nc
 	if t.ProxyProtocol != 0 {

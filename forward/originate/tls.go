@@ -256,12 +256,15 @@ func (c *Secured) Rejection() error {
 // quietWait bounds how long Quiet reads what is none of the application's.
 const quietWait = time.Millisecond
 
+// longAgo is a deadline that has passed.
+var longAgo = time.Unix(1, 0)
+
 // Quiet says whether nothing for the application has come, neither bytes nor the end.
 // Tickets for later sessions come at any time, and are taken. Nobody may be reading.
 // A record may have come in one segment with the one before it, which was read: it is
 // here and not in the kernel, and is found by a read that may not wait.
 func (c *Secured) Quiet() bool {
-	until := time.Unix(1, 0)
+	until := longAgo
 	if pending(c.NetConn()) {
 		until = time.Now().Add(quietWait)
 	}

@@ -47,9 +47,7 @@ func (m *Metrics) custom(r *telemetry.FlowRules, k key, o *flow.Observation) *se
 		text.WriteByte(1)
 	}
 	k = key{connection: k.connection, workload: k.workload, custom: text.String()}
-	m.mu.RLock()
-	s := m.series[k]
-	m.mu.RUnlock()
+	s := m.find(k)
 	if s == nil {
 		s = m.add(k, o.Time, func() [4][]string { return labels })
 	}

@@ -57,7 +57,6 @@ type series struct {
 	key    key
 	labels [4][]string  // of each metric, in their order; nil: there is none
 	used   atomic.Int64 // when something was counted last, in seconds since 1970
-	owner  string       // the workload
 
 	requests                     prometheus.Counter // of requests
 	duration, sent, received     prometheus.Observer
@@ -319,7 +318,6 @@ func (m *Metrics) add(k key, at time.Time, labels func() [4][]string) *series {
 		return m.rest[0]
 	}
 	s := m.make(k, values)
-	s.owner = k.workload
 	s.used.Store(at.Unix())
 	m.series[k] = s
 	m.shares[k.workload]++
@@ -343,8 +341,8 @@ func (m *Metrics) forget(now time.Time) {
 			continue
 		}
 		delete(m.series, k)
-		if m.shares[s.owner]--; m.shares[s.owner] == 0 {
-			delete(m.shares, s.owner)
+		if m.shares[k.workload]--; m.shares[k.workload] == 0 {
+			delete(m.shares, k.workload)
 		}
 		m.drop(k, s)
 	}

@@ -24,6 +24,14 @@ func TestRolledUnderLoad(t *testing.T) {
 	})
 }
 
+// daemons has a line for each of egressd's pods: its name, and a part of its status as
+// JSONPath has it.
+func (n *Node) daemons(t *testing.T, status string) string {
+	t.Helper()
+	return strings.TrimSpace(n.MustKubectl(t, "-n", system, "get", "pods", "-l", "app.kubernetes.io/name=egressd",
+		"-o", `jsonpath={range .items[*]}{.metadata.name} `+status+`{"\n"}{end}`))
+}
+
 // unreadied refuses the kubelet's question whether egressd is ready ("GET /healthz/r"
 // behind 32 bytes of TCP), and no other.
 const unreadied = `table inet unreadied {
@@ -45,8 +53,7 @@ func TestRolledNotReady(t *testing.T) {
 		t.Fatal(err)
 	}
 	pods := func() string {
-		return strings.TrimSpace(n.MustKubectl(t, "-n", system, "get", "pods", "-l", "app.kubernetes.io/name=egressd",
-			"-o", `jsonpath={range .items[*]}{.metadata.name} {.status.conditions[?(@.type=="Ready")].status} {.metadata.deletionTimestamp}{"\n"}{end}`))
+		return n.daemons(t, `{.status.conditions[?(@.type=="Ready")].status} {.metadata.deletionTimestamp}`)
 	}
 	old, _, _ := strings.Cut(pods(), " ")
 	underLoad(t, n, ns, func() {
@@ -94,10 +101,7 @@ func TestRolledBack(t *testing.T) {
 	if err := n.rollout(); err != nil {
 		t.Fatal(err)
 	}
-	pods := func() string {
-		return strings.TrimSpace(n.MustKubectl(t, "-n", system, "get", "pods", "-l", "app.kubernetes.io/name=egressd",
-			"-o", `jsonpath={range .items[*]}{.metadata.name} {.status.containerStatuses[0].restartCount}{"\n"}{end}`))
-	}
+	pods := func() string { return n.daemons(t, "{.status.containerStatuses[0].restartCount}") }
 	old := pods()
 	if len(strings.Fields(old)) != 2 {
 		t.Fatalf("the pods are %q", old)
@@ -109,9 +113,8 @@ func TestRolledBack(t *testing.T) {
 		n.MustKubectl(t, "-n", system, "patch", "daemonset", "egressd", "--type=json",
 			"-p", `[{"op": "replace", "path": "/spec/template/spec/containers/0/readinessProbe/httpGet/path", "value": "/never"}]`)
 		// A container is started when its own daemon serves.
-		started := `jsonpath={range .items[*]}{.metadata.name} {.status.containerStatuses[0].started}{"\n"}{end}`
 		Eventually(t, 60*time.Second, func() error {
-			now := n.MustKubectl(t, "-n", system, "get", "pods", "-l", "app.kubernetes.io/name=egressd", "-o", started)
+			now := n.daemons(t, "{.status.containerStatuses[0].started}")
 			for line := range strings.Lines(now) {
 				if f := strings.Fields(line); !strings.HasPrefix(old, f[0]+" ") && f[len(f)-1] == "true" {
 					return nil
