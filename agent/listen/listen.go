@@ -230,6 +230,7 @@ func (l *Set) control(network, _ string, c syscall.RawConn) error {
 		if network == "tcp4" || network == "tcp6" {
 			set(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR)
 			err = errors.Join(err, arrival.SaveSYN(fd), dial.SetKeepAlive(fd))
+			unpace(fd)
 		}
 		switch {
 		case !l.transparent:
@@ -242,6 +243,16 @@ func (l *Set) control(network, _ string, c syscall.RawConn) error {
 		return cerr
 	}
 	return err
+}
+
+// unpace has what a listener accepts sent without pacing. A workload's connection to
+// egressd does not leave the node, where there is nothing to be gentle with; BBR, the
+// default of many nodes, paces what it sends by timers and by a bandwidth that it has to
+// find first, which costs large answers a third of their speed. Connections have it from
+// the listener (Linux, tcp_assign_congestion_control). Reno is part of every kernel; who
+// may not choose (tcp(7), tcp_allowed_congestion_control) keeps the node's default.
+func unpace(fd uintptr) {
+	_ = unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, "reno")
 }
 
 // Close closes the sockets.

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/egressd/egressd/internal/handover"
 	"github.com/egressd/egressd/internal/link"
 	"github.com/egressd/egressd/internal/testenv"
@@ -69,6 +71,35 @@ func TestOpen(t *testing.T) {
 	}
 	if want := n * (2 + len(ports.DNSUDP)); len(ports.Sockets) != want {
 		t.Errorf("told of %d sockets, not %d", len(ports.Sockets), want)
+	}
+}
+
+// TestUnpaced: what the proxy accepts is not paced, whatever the node's default is.
+func TestUnpaced(t *testing.T) {
+	l := open(t, nil)
+	defer l.Close()
+	for _, ln := range l.Proxy {
+		client, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		c, err := ln.AcceptTCP()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		raw, err := c.SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := raw.Control(func(fd uintptr) {
+			if name, err := unix.GetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION); name != "reno" {
+				t.Errorf("%v: %q, %v", ln.Addr(), name, err)
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
