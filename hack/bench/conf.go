@@ -29,7 +29,7 @@ load_module /usr/lib/nginx/modules/ngx_stream_module.so;
 events { worker_connections 32768; multi_accept on; }
 http {
   access_log off; keepalive_requests 1000000000; keepalive_timeout 300s; tcp_nodelay on;
-  upstream origin { server %[2]s:80; keepalive 64; keepalive_requests 1000000000; }
+  upstream origin { server %[2]s:80; keepalive 4096; keepalive_requests 1000000000; }
   server {
     listen 127.0.0.2:80 backlog=8192;
     client_max_body_size 0; proxy_request_buffering off; proxy_max_temp_file_size 0;
