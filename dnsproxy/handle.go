@@ -334,5 +334,5 @@ func (s *Server) report(c Client, t policy.Transport, name string, d decision, w
 	if d.rule != nil {
 		e.Rule = d.rule
 	}
-	s.sink.Record(e)
+	s.teller.Tell(s.sink, e)
 }

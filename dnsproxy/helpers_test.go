@@ -29,10 +29,10 @@ type events struct {
 	all []flow.Event
 }
 
-func (e *events) Record(ev flow.Event) {
+func (e *events) Record(ev *flow.Event) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.all = append(e.all, ev)
+	e.all = append(e.all, *ev)
 }
 
 func (e *events) take() []flow.Event {

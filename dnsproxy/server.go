@@ -107,6 +107,7 @@ type Server struct {
 	denial   DeniedAnswer
 	guard    ipguard.Guard
 	sink     flow.Sink
+	teller   flow.Teller
 	log      *slog.Logger
 	now      func() time.Time
 
@@ -180,7 +181,7 @@ func suffixes(search []string) (out []string) {
 
 type discard struct{}
 
-func (discard) Record(flow.Event) {}
+func (discard) Record(*flow.Event) {}
 
 // Serve answers queries on all listeners until ctx is done, lets the queries
 // in flight end (see Config.Drain) and closes the listeners. The index of a

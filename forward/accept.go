@@ -163,7 +163,7 @@ func (a *accepted) identified() *Conn {
 //go:noinline
 func (c *Core) unidentified(info Conn, err error) {
 	c.shared.Refused.Add(1)
-	c.o.Sink.Record(flow.Event{
+	c.o.Sink.Record(&flow.Event{
 		Time:      time.Now(),
 		Kind:      flow.Decision,
 		Layer:     info.Layer,

@@ -139,10 +139,10 @@ type events struct {
 	news  chan struct{}
 }
 
-func (s *events) Record(e flow.Event) {
+func (s *events) Record(e *flow.Event) {
 	s.mu.Lock()
-	s.list = append(s.list, e)
-	s.texts = append(s.texts, textOf(&e))
+	s.list = append(s.list, *e)
+	s.texts = append(s.texts, textOf(e))
 	s.mu.Unlock()
 	select {
 	case s.news <- struct{}{}:

@@ -21,9 +21,9 @@ type hooked struct {
 	after func(e flow.Event)
 }
 
-func (h *hooked) Record(e flow.Event) {
+func (h *hooked) Record(e *flow.Event) {
 	h.Sink.Record(e)
-	h.after(e)
+	h.after(*e)
 }
 
 // TestKilledBetweenRequests: of a connection that is ended between two requests the

@@ -18,7 +18,7 @@ import (
 // counter is a Sink that keeps nothing.
 type counter struct{ n int }
 
-func (c *counter) Record(e flow.Event) { c.n++ }
+func (c *counter) Record(e *flow.Event) { c.n++ }
 
 // plain is a client on a connection of whose requests no rule says anything, and an
 // origin that answers each. Neither allocates. renew makes another connection.

@@ -32,7 +32,7 @@ func TestReadersOfFlows(t *testing.T) {
 	s := View{Flows: recorder, Unload: func() { unloads++ }}
 	big := strings.Repeat("x", 4<<10)
 	for range 4096 {
-		recorder.Record(flow.Event{Allowed: true, Name: big})
+		recorder.Record(&flow.Event{Allowed: true, Name: big})
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ln, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
@@ -87,7 +87,7 @@ func TestFollowerThatDoesNotRead(t *testing.T) {
 	t.Parallel()
 	recorder := events.NewRecorder(slog.New(slog.DiscardHandler))
 	for range 4096 {
-		recorder.Record(flow.Event{Allowed: true, Name: strings.Repeat("x", 4<<10)})
+		recorder.Record(&flow.Event{Allowed: true, Name: strings.Repeat("x", 4<<10)})
 	}
 	s := httptest.NewUnstartedServer(View{Flows: recorder}.Admin(false))
 	s.Config.WriteTimeout = WriteWait

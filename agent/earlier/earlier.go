@@ -195,7 +195,7 @@ func (e *Earlier) blockOthers(whose map[int]workload.Bound, pids []int) {
 			e.log.Error("some raw, ping or similar sockets that are older than egressd could not be blocked; they may still send; restart their processes", "error", err)
 		}
 		for _, s := range found {
-			e.sink.Record(flow.Event{
+			e.sink.Record(&flow.Event{
 				Time: time.Now(), Kind: flow.Decision, Layer: flow.Kernel,
 				Workload: whose[s.PID].Name, Process: flow.Process{PID: s.PID},
 				Transport: s.Transport(), Proto: s.Transport().String(),
@@ -226,7 +226,7 @@ func (e *Earlier) recheck(w workload.Bound, s sockdiag.Socket) {
 	if d.Reason == policy.ReasonAllowed {
 		d.Reason = policy.ReasonNoName
 	}
-	e.sink.Record(flow.Event{
+	e.sink.Record(&flow.Event{
 		Time: time.Now(), Kind: flow.Decision, Layer: flow.Kernel,
 		Workload: w.Name, Process: flow.Process{UID: s.UID},
 		Transport: s.Transport, Proto: s.Transport.String(), Dst: s.Dst,

@@ -35,7 +35,7 @@ func (noNames) NamesOf(policy.PolicyID, netip.Addr) []string { return nil }
 
 type sink struct{ events []flow.Event }
 
-func (s *sink) Record(e flow.Event) { s.events = append(s.events, e) }
+func (s *sink) Record(e *flow.Event) { s.events = append(s.events, *e) }
 
 // TestJudgeEarlier: what its address alone allows goes on, and the rest is ended and
 // told; in audit mode it is told only, and what could not be ended is not said to be.

@@ -39,13 +39,13 @@ func names(t *testing.T, body io.Reader) string {
 func TestLookingBack(t *testing.T) {
 	var log bytes.Buffer
 	r := NewRecorder(slog.New(slog.NewTextHandler(&log, nil)))
-	r.Record(flow.Event{Time: time.Now(), Kind: flow.Decision, Name: "first", Allowed: true, Verdict: policy.Direct})
+	r.Record(&flow.Event{Time: time.Now(), Kind: flow.Decision, Name: "first", Allowed: true, Verdict: policy.Direct})
 	for range 3 {
-		r.Record(flow.Event{Time: time.Now(), Kind: flow.Decision, Name: "denied", Reason: policy.ReasonNoRule, Workload: "w"})
+		r.Record(&flow.Event{Time: time.Now(), Kind: flow.Decision, Name: "denied", Reason: policy.ReasonNoRule, Workload: "w"})
 	}
 	middle := time.Now()
-	r.Record(flow.Event{Time: time.Now(), Kind: flow.Decision, Name: "would", Reason: policy.ReasonNoRule, Allowed: true, WouldDeny: true, Workload: "w"})
-	r.Record(flow.Event{Time: time.Now(), Kind: flow.Decision, Name: "last", Allowed: true, Verdict: policy.Proxy})
+	r.Record(&flow.Event{Time: time.Now(), Kind: flow.Decision, Name: "would", Reason: policy.ReasonNoRule, Allowed: true, WouldDeny: true, Workload: "w"})
+	r.Record(&flow.Event{Time: time.Now(), Kind: flow.Decision, Name: "last", Allowed: true, Verdict: policy.Proxy})
 	for query, want := range map[string]string{
 		"": "first denied would last", "verdict=deny": "denied would", "verdict=direct": "first", "verdict=proxy": "last",
 		"since=" + url.QueryEscape(middle.Format(time.RFC3339Nano)): "would last",
@@ -81,9 +81,9 @@ func TestOfPods(t *testing.T) {
 	var told []string
 	r.Tell(sink(func(e flow.Event) { told = append(told, e.Workload) }))
 	for _, w := range []string{"shop/web", "shop/web", "shop/web-2", "shopping/web", "shop", ""} {
-		r.Record(flow.Event{Time: time.Now(), Kind: flow.Decision, Name: w, Reason: policy.ReasonNoRule, Workload: w})
+		r.Record(&flow.Event{Time: time.Now(), Kind: flow.Decision, Name: w, Reason: policy.ReasonNoRule, Workload: w})
 	}
-	r.Record(flow.Event{Time: time.Now(), Kind: flow.Decision, Name: "allowed", Allowed: true, Workload: "shop/web"})
+	r.Record(&flow.Event{Time: time.Now(), Kind: flow.Decision, Name: "allowed", Allowed: true, Workload: "shop/web"})
 	for query, want := range map[string]string{
 		"workload=shop/web": "shop/web allowed", "namespace=shop": "shop/web shop/web-2 allowed", "workload=shop/web&namespace=other": "",
 		"namespace=shop&verdict=deny": "shop/web shop/web-2", "workload=&namespace=": "shop/web shop/web-2 shopping/web shop  allowed",
@@ -101,7 +101,7 @@ func TestOfPods(t *testing.T) {
 
 type sink func(flow.Event)
 
-func (s sink) Record(e flow.Event) { s(e) }
+func (s sink) Record(e *flow.Event) { s(*e) }
 
 // TestRecordAllocates nothing for what is allowed, once the log is full: there is one
 // event for each request.
@@ -109,9 +109,9 @@ func TestRecordAllocates(t *testing.T) {
 	r := NewRecorder(slog.New(slog.DiscardHandler))
 	e := flow.Event{Time: time.Now(), Kind: flow.Request, Layer: flow.Egress, Workload: "shop/web", Name: "www.example.com", Allowed: true}
 	for range eventsKept {
-		r.Record(e)
+		r.Record(&e)
 	}
-	if n := testing.AllocsPerRun(1000, func() { r.Record(e) }); n > 0 {
+	if n := testing.AllocsPerRun(1000, func() { r.Record(&e) }); n > 0 {
 		t.Errorf("an event allocates %v times", n)
 	}
 }
@@ -119,7 +119,7 @@ func TestRecordAllocates(t *testing.T) {
 // kept keeps what it is told.
 type kept struct{ events []flow.Event }
 
-func (k *kept) Record(e flow.Event) { k.events = append(k.events, e) }
+func (k *kept) Record(e *flow.Event) { k.events = append(k.events, *e) }
 
 // TestTellAll: who is told of all hears of what was allowed, of the first denial of a kind,
 // and how many more there were; who is told of denials, of these alone.
@@ -128,9 +128,9 @@ func TestTellAll(t *testing.T) {
 	all, denials := &kept{}, &kept{}
 	r.TellAll(all)
 	r.Tell(denials)
-	r.Record(flow.Event{Time: time.Now(), Name: "allowed", Allowed: true, Reason: policy.ReasonAllowed})
+	r.Record(&flow.Event{Time: time.Now(), Name: "allowed", Allowed: true, Reason: policy.ReasonAllowed})
 	for range 5 {
-		r.Record(flow.Event{Time: time.Now(), Name: "denied", Reason: policy.ReasonName})
+		r.Record(&flow.Event{Time: time.Now(), Name: "denied", Reason: policy.ReasonName})
 	}
 	r.Flush(true)
 	var got []string
@@ -146,7 +146,7 @@ func TestTellAll(t *testing.T) {
 func TestAllowIsLogged(t *testing.T) {
 	var log bytes.Buffer
 	r := NewRecorder(slog.New(slog.NewTextHandler(&log, nil)))
-	r.Record(flow.Event{Time: time.Now(), Kind: flow.Query, Name: "a.example", Transport: policy.UDP, Reason: policy.ReasonName})
+	r.Record(&flow.Event{Time: time.Now(), Kind: flow.Query, Name: "a.example", Transport: policy.UDP, Reason: policy.ReasonName})
 	if !strings.Contains(log.String(), " allow=a.example") {
 		t.Error(log.String())
 	}

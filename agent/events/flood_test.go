@@ -22,11 +22,11 @@ type counting struct {
 	stands map[string]int
 }
 
-func (c *counting) Record(e flow.Event) {
+func (c *counting) Record(e *flow.Event) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.lines++
-	c.stands[e.Workload] += flowrecord.Times(&e)
+	c.stands[e.Workload] += flowrecord.Times(e)
 }
 
 // TestFloodIsCounted: whatever workloads do at one time to be folded, the lines that are
@@ -40,7 +40,7 @@ func TestFloodIsCounted(t *testing.T) {
 	for w := range workloads {
 		all.Go(func() {
 			for i := range each {
-				r.Record(flow.Event{
+				r.Record(&flow.Event{
 					Time: time.Now(), Kind: flow.Decision, Layer: flow.Kernel, Workload: fmt.Sprint("w", w), Process: flow.Process{PID: i + 1, Command: fmt.Sprint("c", i%7)},
 					Transport: policy.TCP, Proto: "tcp", Reason: policy.ReasonNoRule,
 					Dst: netip.AddrPortFrom(netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 14: byte(i % kinds >> 8), 15: byte(i % kinds)}), uint16(i%2+1)),

@@ -64,7 +64,7 @@ func (f *followed) next(t *testing.T) string {
 func TestFollowAgain(t *testing.T) {
 	r := NewRecorder(slog.New(slog.DiscardHandler))
 	record := func(name string, at time.Time) {
-		r.Record(flow.Event{Time: at, Kind: flow.Decision, Workload: "w", Name: name, Allowed: true, Verdict: policy.Direct})
+		r.Record(&flow.Event{Time: at, Kind: flow.Decision, Workload: "w", Name: name, Allowed: true, Verdict: policy.Direct})
 	}
 	now := time.Now()
 	record("a", now)
@@ -108,7 +108,7 @@ func TestFollowAgain(t *testing.T) {
 	third.leave()
 
 	next := NewRecorder(slog.New(slog.DiscardHandler))
-	next.Record(flow.Event{Time: now, Kind: flow.Decision, Workload: "w", Name: "a", Allowed: true})
+	next.Record(&flow.Event{Time: now, Kind: flow.Decision, Workload: "w", Name: "a", Allowed: true})
 	other := follow(t, next, again)
 	if got := other.next(t); got != "decision a 1" || other.instance == first.instance || other.instance == "" {
 		t.Errorf("of another recorder: %q, %q", got, other.instance)

@@ -45,6 +45,8 @@ type Kernel struct {
 	// End ends the socket of a connection that the kernel has cut.
 	End func(telemetry.KernelEvent) error
 	Log *slog.Logger
+
+	teller flow.Teller
 }
 
 // event turns what the kernel tells into an event with what is known
@@ -189,7 +191,7 @@ func (r *Kernel) Record(k telemetry.KernelEvent) {
 	case k.Workload == r.Probe:
 		return
 	case k.First != "":
-		r.Recorder.Record(r.spoken(k))
+		r.teller.Tell(r.Recorder, r.spoken(k))
 		return
 	}
 	if k.Policy == policy.UnknownWorkload && (k.Reason == policy.ReasonNoRule || k.Reason == policy.ReasonTransport) {
@@ -201,7 +203,7 @@ func (r *Kernel) Record(k telemetry.KernelEvent) {
 		}
 	}
 	if k.Closed || k.Reason == policy.ReasonAllowed {
-		r.Recorder.Record(r.event(k))
+		r.teller.Tell(r.Recorder, r.event(k))
 		return
 	}
 	// What is known besides is looked up only if it is to be told; but of one

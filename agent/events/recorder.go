@@ -52,28 +52,21 @@ func (r *Recorder) Tell(s flow.Sink) { r.also = s }
 func (r *Recorder) TellAll(s flow.Sink) { r.all = s }
 
 // Record implements flow.Sink.
-func (r *Recorder) Record(e flow.Event) {
+func (r *Recorder) Record(e *flow.Event) {
 	if e.Denied() {
-		r.denied(e)
+		r.Denied(flow.KeyOf(e), func() flow.Event { return *e })
 		return
 	}
-	r.seen.add(&e)
-	r.keep(&e)
+	r.seen.add(e)
+	r.keep(e)
 }
 
 // keep keeps an event for those who look back, and tells it.
 func (r *Recorder) keep(e *flow.Event) {
-	r.events.Keep(e)
+	r.events.Record(e)
 	if r.all != nil {
-		r.all.Record(*e)
+		r.all.Record(e)
 	}
-}
-
-// denied stands alone so that other events need not be put on the heap.
-//
-//go:noinline
-func (r *Recorder) denied(e flow.Event) {
-	r.Denied(flow.KeyOf(&e), func() flow.Event { return e })
 }
 
 // Denied records a denial by its kind; full makes the event of it if it is to be told.
@@ -120,7 +113,7 @@ func (r *Recorder) each(f func(flow.Event) bool) {
 func (r *Recorder) tell(e flow.Event) {
 	r.keep(&e)
 	if r.also != nil {
-		r.also.Record(e)
+		r.also.Record(&e)
 	}
 	if !r.lines.Allow(&e, time.Now()) {
 		return

@@ -25,21 +25,21 @@ func allowed(workload, name, dst string) flow.Event {
 func TestSeen(t *testing.T) {
 	r := NewRecorder(slog.New(slog.DiscardHandler))
 	first := allowed("w", "a.example", "192.0.2.1:443")
-	r.Record(first)
+	r.Record(&first)
 	other := allowed("w", "a.example", "192.0.2.2:443") // another address of the name
 	other.Time = first.Time.Add(time.Minute)
-	r.Record(other)
+	r.Record(&other)
 	for range eventsKept + 1 {
-		r.Record(allowed("w", "b.example", "192.0.2.3:443"))
+		r.Record(new(allowed("w", "b.example", "192.0.2.3:443")))
 	}
 	for _, e := range []flow.Event{
 		{Kind: flow.Close, Layer: flow.Kernel, Allowed: true, Name: "close.example"},
 		{Kind: flow.Decision, Layer: flow.Egress, Proto: "http", Allowed: true},
 		{Kind: flow.Request, Layer: flow.Ingress, Allowed: true, Name: "visitor.example"},
 	} {
-		r.Record(e)
+		r.Record(&e)
 	}
-	r.Record(flow.Event{Kind: flow.Decision, Layer: flow.Kernel, Workload: "w", Name: "denied.example", Reason: policy.ReasonNoRule})
+	r.Record(&flow.Event{Kind: flow.Decision, Layer: flow.Kernel, Workload: "w", Name: "denied.example", Reason: policy.ReasonNoRule})
 	list, folded := r.Seen()
 	got := map[string]flow.Event{}
 	for _, e := range list {
@@ -57,14 +57,14 @@ func TestSeen(t *testing.T) {
 // that of one which goes to few, before or after them.
 func TestSeenFlood(t *testing.T) {
 	r := NewRecorder(slog.New(slog.DiscardHandler))
-	r.Record(allowed("before", "quiet.example", "192.0.2.1:443"))
+	r.Record(new(allowed("before", "quiet.example", "192.0.2.1:443")))
 	const floods = seenAll/seenEach + 2
 	for i := range seenEach + 100 {
 		for w := range floods {
-			r.Record(allowed(fmt.Sprint("flood", w), fmt.Sprint("n", i, ".example"), "192.0.2.1:443"))
+			r.Record(new(allowed(fmt.Sprint("flood", w), fmt.Sprint("n", i, ".example"), "192.0.2.1:443")))
 		}
 	}
-	r.Record(allowed("after", "quiet.example", "192.0.2.1:443"))
+	r.Record(new(allowed("after", "quiet.example", "192.0.2.1:443")))
 	list, folded := r.Seen()
 	quiet := 0
 	for _, e := range list {
@@ -83,9 +83,9 @@ func TestSeenLongAgo(t *testing.T) {
 	for i := range seenAll {
 		e := allowed(fmt.Sprint("gone", i), "old.example", "192.0.2.1:443")
 		e.Time = e.Time.Add(-seenFor - time.Hour)
-		r.Record(e)
+		r.Record(&e)
 	}
-	r.Record(allowed("new", "new.example", "192.0.2.1:443"))
+	r.Record(new(allowed("new", "new.example", "192.0.2.1:443")))
 	if list, folded := r.Seen(); len(list) != 1 || list[0].Name != "new.example" || folded != 0 || len(r.seen.of) != 1 {
 		t.Errorf("%d, %d folded", len(list), folded)
 	}

@@ -432,8 +432,7 @@ func (h *http1Conn) exchange() (ok bool) {
 	h.take()
 	x := h.x
 	h.life.begin(h.conn.Ctx)
-	*x = exchange{core: h.conn.core, conn: h.conn, h1: h, w: &h.answer, r: &h.r, life: &h.life, scratch: &h.scratch, start: time.Now(), target: h.target, number: h.requests}
-	x.stall.x = x
+	x.again(h)
 	if h.r.ContentLength != 0 {
 		x.body = message.NewReplayBody(&h.body, x.received, x.keep, x.forget, x.stall.moved)
 	}
@@ -450,6 +449,17 @@ func (h *http1Conn) exchange() (ok bool) {
 	ok = h.answer.finish()
 	h.unread = h.unread || !h.answer.received.Load()
 	return ok
+}
+
+// again makes x the exchange of the request at hand. It is written in its place: one
+// that was built on the stack would be a kilobyte that each connection has of its own.
+//
+//go:noinline
+func (x *exchange) again(h *http1Conn) {
+	*x = exchange{}
+	x.core, x.conn, x.h1, x.w, x.r, x.life, x.scratch = h.conn.core, h.conn, h, &h.answer, &h.r, &h.life, &h.scratch
+	x.start, x.target, x.number = time.Now(), h.target, h.requests
+	x.stall.x = x
 }
 
 // take makes h.r of the head.
@@ -516,7 +526,7 @@ func (t *client) openHTTP1(op downstream.Admission, p *relay.Peeked) *http1Conn 
 	h := newHTTP1Conn(t, p.Request())
 	h.opened = op.Decision
 	p.Free()
-	t.core.o.Sink.Record(t.Event(flow.Decision, op.Decision, "http", ""))
+	t.Tell(flow.Decision, &op.Decision, nil)
 	return h
 }
 
@@ -541,7 +551,11 @@ func (h *http1Conn) close() {
 	if h.unread {
 		t.Linger()
 	}
-	e := t.CloseEvent(h.opened, "http", "")
+	t.Tell(flow.Close, &h.opened, h.tellEnd)
+}
+
+// tellEnd says how the connection ended.
+func (h *http1Conn) tellEnd(e *flow.Event) {
 	e.BytesSent, e.BytesReceived = h.src.Count.Load(), h.answer.sentBytes
 	switch {
 	case e.Reason != policy.ReasonAllowed || e.Detail != "":
@@ -550,7 +564,6 @@ func (h *http1Conn) close() {
 	case h.requests == 0:
 		e.Reason, e.Detail = policy.ReasonMalformed, "no complete request"
 	}
-	t.core.o.Sink.Record(e)
 }
 
 // errClientGone: the client has reset its connection.

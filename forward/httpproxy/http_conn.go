@@ -101,7 +101,7 @@ func (t *client) refusedStream(r frames.RefusedStream) {
 	}
 	e := t.Event(flow.Request, session.Denied(reason, nil), "http", "")
 	e.Detail = r.String()
-	t.core.o.Sink.Record(e)
+	t.core.o.Sink.Record(&e)
 	t.observeRefused(e, 2, 0, "", "")
 }
 

@@ -403,9 +403,11 @@ func (x *exchange) end() {
 	if x.body != nil {
 		x.stopSenders()
 	}
-	e := x.event()
+	s := x.core.o.Observations.Get()
+	defer x.core.o.Observations.Put(s)
+	x.describe(&s.Event)
 	if x.observed() {
-		x.observe(&e) // while the fields are there
+		x.observe(s) // while the fields are there
 	}
 	x.settle()
 	x.giveRetry()
@@ -415,12 +417,12 @@ func (x *exchange) end() {
 	if x.held != nil {
 		x.held.End()
 	}
-	x.core.o.Sink.Record(e)
+	x.core.o.Sink.Record(&s.Event)
 }
 
-// event is what the request was, and how it ended.
-func (x *exchange) event() flow.Event {
-	e := x.conn.Event(flow.Request, x.decision.Decision, "http", x.req.Host)
+// describe says what the request was, and how it ended.
+func (x *exchange) describe(e *flow.Event) {
+	x.conn.Describe(e, flow.Request, &x.decision.Decision, "http", x.req.Host)
 	if x.reason != "" && e.Reason != x.reason {
 		e.Reason, e.WouldDeny = x.reason, e.WouldDeny && x.reason == policy.ReasonAllowed
 	}
@@ -442,7 +444,7 @@ func (x *exchange) event() flow.Event {
 		e.BytesSent += x.body.Count()
 	}
 	e.Duration = e.Time.Sub(x.start)
-	return e
+	e.Flag()
 }
 
 // lastWrite is how long the end of a request's body may take to be sent when its

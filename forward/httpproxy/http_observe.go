@@ -15,12 +15,8 @@ import (
 
 // observe tells the observer of a request that has ended. Its fields, and those of
 // its answer, are still there.
-func (x *exchange) observe(e *flow.Event) {
-	s := x.core.o.Observations.Get()
-	defer x.core.o.Observations.Put(s)
-	s.Event, s.Src = *e, x.conn.Info.Src
-	s.Flag()
-	s.To, s.Host = x.to, x.decision.Host
+func (x *exchange) observe(s *flow.Observation) {
+	s.Src, s.To, s.Host = x.conn.Info.Src, x.to, x.decision.Host
 	s.Major, s.Minor, s.Scheme, s.Target, s.Authority = x.r.ProtoMajor, x.r.ProtoMinor, x.req.Scheme, x.target, x.r.Host
 	s.Request, s.Response = x.r.Header, *x.w.Header()
 	if t, ok := x.w.(interface{ trailer() field.List }); ok {

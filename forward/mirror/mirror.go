@@ -233,7 +233,7 @@ func (c *Copy) Record(status int, received int64, detail string) {
 	if detail != "" {
 		e.Detail += ": " + detail
 	}
-	c.sink.Record(e)
+	c.sink.Record(&e)
 }
 
 // ClientConns has the connections by which the copies of one downstream

@@ -58,15 +58,30 @@ type Span interface {
 // Record tells of the connection, of which d was decided, and u is where it goes; nil:
 // nowhere. Whoever keeps events is told, and who observes.
 func (t *Session) Record(e flow.Event, d policy.Decision, u *policy.Upstream) {
-	t.shared.Sink.Record(e)
-	o := t.shared.Observer
-	if o == nil {
-		return
-	}
 	s := t.shared.Observations.Get()
 	defer t.shared.Observations.Put(s)
-	s.Event, s.Src, s.To, s.Host = e, t.Info.Src, u, d.Host
+	s.Event = e
 	s.Flag()
-	s.Begun = e.Kind == flow.Decision && e.Allowed
-	o.Observe(s)
+	t.shared.Sink.Record(&s.Event)
+	if o := t.shared.Observer; o != nil {
+		s.Src, s.To, s.Host = t.Info.Src, u, d.Host
+		s.Begun = e.Kind == flow.Decision && e.Allowed
+		o.Observe(s)
+	}
+}
+
+// Tell has whoever keeps events told of the connection, of which d was decided. It is
+// for connections whose requests are observed one by one. more may say more.
+func (t *Session) Tell(kind flow.Moment, d *policy.Decision, more func(*flow.Event)) {
+	s := t.shared.Observations.Get()
+	defer t.shared.Observations.Put(s)
+	if kind == flow.Close {
+		t.describeClose(&s.Event, d, "http", "")
+	} else {
+		t.Describe(&s.Event, kind, d, "http", "")
+	}
+	if more != nil {
+		more(&s.Event)
+	}
+	t.shared.Sink.Record(&s.Event)
 }

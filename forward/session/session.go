@@ -202,38 +202,34 @@ func (t *Session) RecordDenial(d policy.Decision, proto, name, detail string) {
 	t.Record(e, d, nil)
 }
 
-// Event returns an Event about this connection and the decision d. A denial
-// that was let through, as audit mode does, is an allowing verdict with a
-// denial's reason.
-func (t *Session) Event(kind flow.Moment, d policy.Decision, proto, name string) flow.Event {
-	reason := d.Reason
-	if reason == "" && d.Verdict != policy.Deny {
-		reason = policy.ReasonAllowed
+// Event returns an Event about this connection and the decision d.
+func (t *Session) Event(kind flow.Moment, d policy.Decision, proto, name string) (e flow.Event) {
+	t.Describe(&e, kind, &d, proto, name)
+	return e
+}
+
+// Describe has an empty event be one about this connection and the decision d. A denial
+// that was let through, as audit mode does, is an allowing verdict with a denial's
+// reason.
+func (t *Session) Describe(e *flow.Event, kind flow.Moment, d *policy.Decision, proto, name string) {
+	e.Time, e.Kind, e.Layer, e.Workload, e.Process = time.Now(), kind, t.Info.Layer, t.Info.Workload, t.Info.Process
+	e.Transport, e.Proto, e.Dst, e.Socket, e.Name = policy.TCP, proto, t.Info.Dst, t.Info.Socket, name
+	e.Verdict, e.Reason, e.Rule, e.Audited, e.DryRun = d.Verdict, d.Reason, d.Rule, d.Audited, d.DryRun
+	e.Allowed = d.Verdict != policy.Deny
+	if e.Reason == "" && e.Allowed {
+		e.Reason = policy.ReasonAllowed
 	}
-	return flow.Event{
-		Time:      time.Now(),
-		Kind:      kind,
-		Layer:     t.Info.Layer,
-		Workload:  t.Info.Workload,
-		Process:   t.Info.Process,
-		Transport: policy.TCP,
-		Proto:     proto,
-		Dst:       t.Info.Dst,
-		Socket:    t.Info.Socket,
-		Name:      name,
-		Verdict:   d.Verdict,
-		Allowed:   d.Verdict != policy.Deny,
-		WouldDeny: d.Verdict != policy.Deny && reason != policy.ReasonAllowed,
-		Reason:    reason,
-		Rule:      d.Rule,
-		Audited:   d.Audited,
-		DryRun:    d.DryRun,
-	}
+	e.WouldDeny = e.Allowed && e.Reason != policy.ReasonAllowed
 }
 
 // CloseEvent starts the Close event of a connection that was decided by d.
-func (t *Session) CloseEvent(d policy.Decision, proto, name string) flow.Event {
-	e := t.Event(flow.Close, d, proto, name)
+func (t *Session) CloseEvent(d policy.Decision, proto, name string) (e flow.Event) {
+	t.describeClose(&e, &d, proto, name)
+	return e
+}
+
+func (t *Session) describeClose(e *flow.Event, d *policy.Decision, proto, name string) {
+	t.Describe(e, flow.Close, d, proto, name)
 	e.Duration = e.Time.Sub(t.Opened)
 	if reason, detail := t.KillReason(); reason != "" {
 		e.Detail, e.ResponseFlags = detail, t.killFlag()
@@ -241,7 +237,6 @@ func (t *Session) CloseEvent(d policy.Decision, proto, name string) flow.Event {
 			e.Reason, e.Allowed, e.WouldDeny = reason, false, false
 		}
 	}
-	return e
 }
 
 // DialReason names the reason of a Dialer's error, or of a limit's.

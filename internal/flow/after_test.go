@@ -14,7 +14,7 @@ func TestAfter(t *testing.T) {
 	l := NewLog(4 * batch)
 	record := func(from, to int) {
 		for i := from; i < to; i++ {
-			l.Record(Event{Name: strconv.Itoa(i), Allowed: true})
+			l.Record(&Event{Name: strconv.Itoa(i), Allowed: true})
 		}
 	}
 	names := func(events []Event) string {

@@ -110,11 +110,11 @@ func (e *Event) Flag() {
 	e.ResponseFlags = strings.Join(slices.Compact(all), ",")
 }
 
-// FlagSink is a Sink that gives events with their flags to another.
+// FlagSink is a Sink that gives events their flags, and them to another.
 type FlagSink struct{ Sink }
 
 // Record implements Sink.
-func (s FlagSink) Record(e Event) {
+func (s FlagSink) Record(e *Event) {
 	e.Flag()
 	s.Sink.Record(e)
 }

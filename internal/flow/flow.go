@@ -6,6 +6,7 @@ package flow
 
 import (
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/egressd/egressd/policy"
@@ -138,7 +139,25 @@ func (e *Event) Denied() bool {
 	return (!e.Allowed || e.WouldDeny) && e.Kind != Close && e.Kind != Spoken
 }
 
-// Sink takes events. Record must not block and must be safe for concurrent use.
+// Sink takes events. Record must not block and must be safe for concurrent use. The event
+// is the caller's again when it returns: what is kept of it is a copy.
 type Sink interface {
-	Record(Event)
+	Record(e *Event)
+}
+
+// Teller has events that sinks were told, to be used again: one on the stack of whoever
+// makes it would be put on the heap. The zero value is ready to use, by several
+// goroutines.
+type Teller struct{ used sync.Pool }
+
+// Tell has s record e.
+func (t *Teller) Tell(s Sink, e Event) {
+	p, ok := t.used.Get().(*Event)
+	if !ok {
+		p = new(Event)
+	}
+	*p = e
+	s.Record(p)
+	*p = Event{} // what it points to is let go
+	t.used.Put(p)
 }

@@ -72,11 +72,8 @@ func NewLog(size int) *Log {
 	}
 }
 
-// Record implements Sink.
-func (l *Log) Record(e Event) { l.Keep(&e) }
-
-// Keep keeps a copy of e and counts it; one that stands for several counts as many.
-func (l *Log) Keep(e *Event) {
+// Record keeps a copy of e and counts it; one that stands for several counts as many.
+func (l *Log) Record(e *Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	*l.count(CountKey{e.Layer, e.Kind, e.Allowed, e.Reason}) += uint64(max(e.More, 1))

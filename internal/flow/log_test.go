@@ -15,7 +15,7 @@ import (
 func TestLogKeepsTheNewest(t *testing.T) {
 	l := NewLog(3)
 	for _, name := range []string{"a", "b", "c", "d", "e"} {
-		l.Record(Event{Name: name, Kind: Query, Layer: DNS, Reason: policy.ReasonName})
+		l.Record(&Event{Name: name, Kind: Query, Layer: DNS, Reason: policy.ReasonName})
 	}
 	var got string
 	for _, e := range l.Recent() {
@@ -32,7 +32,7 @@ func TestLogKeepsTheNewest(t *testing.T) {
 
 func TestFollowSeesOldAndNewOnce(t *testing.T) {
 	l := NewLog(8)
-	l.Record(Event{Name: "old"})
+	l.Record(&Event{Name: "old"})
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	seen := make(chan string, 4)
@@ -48,8 +48,8 @@ func TestFollowSeesOldAndNewOnce(t *testing.T) {
 		t.Fatalf("first event %q, want old", got)
 	}
 	// Follow registered before it handed out the first event.
-	l.Record(Event{Name: "new"})
-	l.Record(Event{Name: "last"})
+	l.Record(&Event{Name: "new"})
+	l.Record(&Event{Name: "last"})
 	if got := <-seen; got != "new" {
 		t.Errorf("second event %q, want new", got)
 	}
@@ -76,12 +76,12 @@ func names(l *Log) []string {
 func TestLogIsShared(t *testing.T) {
 	l := NewLog(100)
 	for i := range 3 {
-		l.Record(Event{Workload: "quiet", Name: fmt.Sprint("denied", i)})
-		l.Record(Event{Workload: "quiet", Allowed: true, Name: fmt.Sprint("allowed", i)})
-		l.Record(Event{Workload: "loud", Allowed: true, Name: fmt.Sprint("loud", i)})
+		l.Record(&Event{Workload: "quiet", Name: fmt.Sprint("denied", i)})
+		l.Record(&Event{Workload: "quiet", Allowed: true, Name: fmt.Sprint("allowed", i)})
+		l.Record(&Event{Workload: "loud", Allowed: true, Name: fmt.Sprint("loud", i)})
 	}
 	for i := range 1000 {
-		l.Record(Event{Workload: "loud", Name: fmt.Sprint(i)})
+		l.Record(&Event{Workload: "loud", Name: fmt.Sprint(i)})
 	}
 	got := names(l)
 	want := []string{"denied0", "allowed0", "loud0", "denied1", "allowed1", "loud1", "denied2", "allowed2", "loud2"}
@@ -90,7 +90,7 @@ func TestLogIsShared(t *testing.T) {
 	}
 	// A second one that floods gets its half.
 	for i := range 1000 {
-		l.Record(Event{Workload: "second", Name: fmt.Sprint("second", i)})
+		l.Record(&Event{Workload: "second", Name: fmt.Sprint("second", i)})
 	}
 	count := map[string]int{}
 	l.Each(func(e Event) bool { count[fmt.Sprint(e.Workload, e.Allowed)]++; return true })
@@ -102,7 +102,7 @@ func TestLogIsShared(t *testing.T) {
 	}
 	// More workloads than room: bounded all the same.
 	for i := range 1000 {
-		l.Record(Event{Workload: fmt.Sprint(i)})
+		l.Record(&Event{Workload: fmt.Sprint(i)})
 	}
 	if l.live != 100 || len(l.shares) > 100 {
 		t.Errorf("%d live of %d", l.live, len(l.shares))
@@ -114,13 +114,13 @@ func TestSlowReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := NewLog(1000)
 		for i := range 1000 {
-			l.Record(Event{Name: fmt.Sprint(i)})
+			l.Record(&Event{Name: fmt.Sprint(i)})
 		}
 		var got []string
 		l.Each(func(e Event) bool {
 			got = append(got, e.Name)
 			for range 100 {
-				l.Record(Event{Name: "new"})
+				l.Record(&Event{Name: "new"})
 			}
 			return true
 		})
@@ -133,7 +133,7 @@ func TestSlowReader(t *testing.T) {
 		go l.Follow(ctx, 0, func(e Event) bool { follows <- e; return ctx.Err() == nil })
 		<-follows
 		for range 5000 {
-			l.Record(Event{Name: "flood"})
+			l.Record(&Event{Name: "flood"})
 		}
 		synctest.Wait() // it stands still, and Record did not
 		cancel()
@@ -146,11 +146,11 @@ func TestSlowReader(t *testing.T) {
 func TestLogReuses(t *testing.T) {
 	l := NewLog(4)
 	for i := range 8 {
-		l.Record(Event{Name: fmt.Sprint(i), Allowed: true})
+		l.Record(&Event{Name: fmt.Sprint(i), Allowed: true})
 	}
 	read := l.Recent()
 	e := Event{Name: "later", Allowed: true}
-	if n := testing.AllocsPerRun(1000, func() { l.Record(e) }); n > 0 {
+	if n := testing.AllocsPerRun(1000, func() { l.Record(&e) }); n > 0 {
 		t.Errorf("an event allocates %v times", n)
 	}
 	for i, e := range read {

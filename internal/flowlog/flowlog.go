@@ -147,13 +147,13 @@ type stream struct{ io.Writer }
 func (stream) Close() error { return nil }
 
 // Record implements flow.Sink.
-func (l *FlowLog) Record(e flow.Event) {
+func (l *FlowLog) Record(e *flow.Event) {
 	if l == nil {
 		return
 	}
-	line, err := flowrecord.Append(nil, e)
+	line, err := flowrecord.Append(nil, *e)
 	if err != nil {
-		line = flowrecord.Lost(uint64(flowrecord.Times(&e)), time.Now())
+		line = flowrecord.Lost(uint64(flowrecord.Times(e)), time.Now())
 	}
 	l.lines.Add(1)
 	if e.Kind != flow.Lost {
@@ -173,7 +173,7 @@ func (l *FlowLog) Missing(all uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.counted && all > l.missing {
-		l.Record(flow.Event{Time: time.Now(), Kind: flow.Lost, More: int(all - l.missing)})
+		l.Record(&flow.Event{Time: time.Now(), Kind: flow.Lost, More: int(all - l.missing)})
 	}
 	l.counted, l.missing = true, all
 }

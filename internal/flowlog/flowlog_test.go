@@ -84,7 +84,7 @@ func TestCheck(t *testing.T) {
 		t.Error("/dev/null is no file of its own")
 	}
 	var none *FlowLog
-	none.Record(denied("a"))
+	none.Record(new(denied("a")))
 	none.Missing(1)
 	none.Reopen()
 	none.Close(0)
@@ -100,13 +100,13 @@ func TestPlaces(t *testing.T) {
 	l := open(t, &log, Options{Stdout: &stdout, Stderr: &stderr}, Stdout, path, Stderr)
 	again := denied("a")
 	again.More, again.Duration = 5, 10*time.Second
-	l.Record(denied("a"))
-	l.Record(again)
+	l.Record(new(denied("a")))
+	l.Record(&again)
 	for _, all := range []uint64{7, 7, 10, 10} {
 		l.Missing(all)
 	}
 	l.Close(patience)
-	l.Record(denied("late"))
+	l.Record(new(denied("late")))
 	file, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -127,13 +127,13 @@ func TestReopen(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "flows.jsonl")
 	l := open(t, io.Discard, Options{}, path)
 	defer l.Close(patience)
-	l.Record(denied("a"))
+	l.Record(new(denied("a")))
 	l.places[0].pipe.Flush(patience)
 	if err := os.Rename(path, path+".old"); err != nil {
 		t.Fatal(err)
 	}
 	l.Reopen()
-	l.Record(denied("b"))
+	l.Record(new(denied("b")))
 	l.places[0].pipe.Flush(patience)
 	for name, want := range map[string]string{path: line(denied("b")), path + ".old": line(denied("a"))} {
 		if text, err := os.ReadFile(name); err != nil || string(text) != want {
@@ -161,7 +161,7 @@ func TestFullDisk(t *testing.T) {
 	defer l.Close(patience)
 	const all = 1000 // of 200 bytes and more
 	for range all {
-		l.Record(denied("a.example"))
+		l.Record(new(denied("a.example")))
 	}
 	l.places[0].pipe.Flush(patience)
 	lost := l.Stats().Dropped
@@ -171,7 +171,7 @@ func TestFullDisk(t *testing.T) {
 	if err := unix.Mount("none", dir, "", unix.MS_REMOUNT, "size=1m"); err != nil {
 		t.Fatal(err)
 	}
-	l.Record(denied("b.example"))
+	l.Record(new(denied("b.example")))
 	l.places[0].pipe.Flush(patience)
 	lines, missing, names := 0, uint64(0), map[string]int{}
 	u, err := flowrecord.LogFiles{Paths: []string{path}}.Each(func(e flow.Event) bool {
@@ -311,10 +311,10 @@ func TestOTLP(t *testing.T) {
 	var log bytes.Buffer
 	l := open(t, &log, Options{Service: "node"}, server.URL)
 	for range collector.BatchSize {
-		l.Record(denied("a"))
+		l.Record(new(denied("a")))
 	}
 	<-took
-	l.Record(denied("b\xff"))
+	l.Record(new(denied("b\xff")))
 	l.Close(patience)
 	// On a slow machine the batch that failed is a smaller one, by its time.
 	dropped := l.Stats().Dropped

@@ -89,7 +89,7 @@ func TestRsyslog(t *testing.T) {
 	l := open(t, io.Discard, Options{}, Syslog+":"+filepath.Join(dir, "log"))
 	defer l.Close(patience)
 	for _, e := range events {
-		l.Record(e)
+		l.Record(&e)
 	}
 	got := read(strings.TrimSuffix(line(last), "\n"))
 	if len(got) != len(events) {

@@ -284,7 +284,7 @@ func TestEventsOfPods(t *testing.T) {
 	s := newSite(t)
 	pod := s.Pod(t, &core.Pod{ObjectMeta: meta.ObjectMeta{Namespace: s.ns, Name: "web"}}, "10.244.1.5", "fd00::5")
 	p := s.run(t, podsOf{s.ns + "/web": pod.UID})
-	p.Record(denial(s.ns+"/web", "api.example.com", "192.0.2.1:443"))
+	p.Record(new(denial(s.ns+"/web", "api.example.com", "192.0.2.1:443")))
 	const said = "The connection of curl to api.example.com:443/tcp was denied"
 	testenv.Until(t, "the API server has it", func() bool {
 		return strings.Contains(s.Kubectl(t, "events", "-n", s.ns, "--for", "pod/web"), said)
@@ -295,7 +295,7 @@ func TestEventsOfPods(t *testing.T) {
 	s.KillAPI()
 	began := time.Now()
 	for i := range 10 * queueLength {
-		p.Record(denial(s.ns+"/web", fmt.Sprintf("h%d.example.com", i), "192.0.2.1:443"))
+		p.Record(new(denial(s.ns+"/web", fmt.Sprintf("h%d.example.com", i), "192.0.2.1:443")))
 	}
 	if took := time.Since(began); took > time.Second {
 		t.Errorf("the data path waited %s", took)
@@ -305,7 +305,7 @@ func TestEventsOfPods(t *testing.T) {
 		t.Fatal(err)
 	}
 	testenv.Until(t, "the API server has it", func() bool {
-		p.Record(denial(s.ns+"/web", "later.example.com", "192.0.2.1:443"))
+		p.Record(new(denial(s.ns+"/web", "later.example.com", "192.0.2.1:443")))
 		out, _ := s.TryKubectl("", "events", "-n", s.ns, "--for", "pod/web")
 		return strings.Contains(out, "later.example.com")
 	})

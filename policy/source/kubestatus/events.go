@@ -79,12 +79,12 @@ func NewEvents(o EventsOptions) *Events {
 }
 
 // Record implements flow.Sink: denials are told, if there is time and room.
-func (v *Events) Record(e flow.Event) {
+func (v *Events) Record(e *flow.Event) {
 	if !e.Denied() || e.Workload == "" {
 		return
 	}
 	select {
-	case v.denials <- e:
+	case v.denials <- *e:
 	default:
 		v.count.dropped.Add(1)
 	}

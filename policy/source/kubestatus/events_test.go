@@ -257,14 +257,14 @@ func TestForbidden(t *testing.T) {
 func TestRecordNeverWaits(t *testing.T) {
 	d := newDesk(t)
 	for range 3 * queueLength { // Run does not run
-		d.Record(denial("shop/web", "api.example.com", "192.0.2.1:443"))
+		d.Record(new(denial("shop/web", "api.example.com", "192.0.2.1:443")))
 	}
 	if got := d.Stats().Dropped; got != 2*queueLength {
 		t.Errorf("%d dropped", got)
 	}
 	allowed := denial("shop/web", "api.example.com", "192.0.2.1:443")
 	allowed.Allowed = true
-	d.Record(allowed)
+	d.Record(&allowed)
 	if got := d.Stats().Dropped; got != 2*queueLength {
 		t.Errorf("what is allowed is told: %d dropped", got)
 	}

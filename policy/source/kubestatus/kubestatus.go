@@ -110,7 +110,7 @@ func New(o Options) (*Publisher, error) {
 }
 
 // Record implements flow.Sink. It never waits.
-func (p *Publisher) Record(e flow.Event) { p.events.Record(e) }
+func (p *Publisher) Record(e *flow.Event) { p.events.Record(e) }
 
 // Run tells what there is to tell until ctx is done. alone says that no other daemon of
 // this node lives, so that what one has of the election is nobody's.
