@@ -121,7 +121,7 @@ func (c *candidates) merge(f *Flow, e *addressEntry, around bool) {
 
 // candidates collects what may apply to f before its name is known. Names
 // that the address was learned for have precedence over the address itself.
-func (p *Policy) candidates(f Flow) candidates {
+func (p *Policy) candidates(f *Flow) candidates {
 	c := candidates{home: p.class.home}
 	for _, n := range f.Names {
 		_, hp := p.LookupPort(n, f.Transport, f.Dst.Port())
@@ -134,9 +134,9 @@ func (p *Policy) candidates(f Flow) candidates {
 			c.refuse(hp.refusal(n, f.Dst.Addr()))
 			continue
 		}
-		c.add(&f, hp, n, way)
+		c.add(f, hp, n, way)
 	}
-	p.addrs.collect(&c, &f)
+	p.addrs.collect(&c, f)
 	return c
 }
 

@@ -38,11 +38,11 @@ func (p *Policy) Decide(f Flow) Decision {
 		return deny(ReasonSocketType, nil)
 	}
 	if f.Host != "" {
-		return p.decideName(f, false, nil)
+		return p.decideName(&f, false, nil)
 	}
-	c := p.candidates(f)
+	c := p.candidates(&f)
 	if c.first == nil {
-		return p.miss(f, &c)
+		return p.miss(&f, &c)
 	}
 	d := allow(c.way, c.first)
 	if c.first.authorizer != nil {
@@ -53,12 +53,12 @@ func (p *Policy) Decide(f Flow) Decision {
 }
 
 // miss is the answer for a flow that no rule allows by its address.
-func (p *Policy) miss(f Flow, c *candidates) Decision {
+func (p *Policy) miss(f *Flow, c *candidates) Decision {
 	switch {
 	case c.refused.reason != "":
 		return c.refused.decision()
 	}
-	if rule, open := p.opensRest(&f); open {
+	if rule, open := p.opensRest(f); open {
 		return passing(Direct, rule)
 	}
 	return p.missAddress(f)
@@ -81,9 +81,9 @@ type Candidates struct {
 // there is nothing to find out; several mean that the first bytes must tell.
 func (p *Policy) Candidates(f Flow) Candidates {
 	f.Host = ""
-	c := p.candidates(f)
+	c := p.candidates(&f)
 	if c.first == nil {
-		return p.passes(f, p.miss(f, &c))
+		return p.passes(&f, p.miss(&f, &c))
 	}
 	out := Candidates{Decision: allow(c.way, c.first), HTTP: c.http != nil, TLS: c.tls != nil}
 	hp, name := c.unread()
@@ -91,9 +91,9 @@ func (p *Policy) Candidates(f Flow) Candidates {
 		if !out.HTTP && !out.TLS { // an opaque flow that an authorizer denies
 			out.Decision = c.refused.decision()
 		}
-		return p.passesOpaque(f, out, &c)
+		return p.passesOpaque(&f, out, &c)
 	}
-	d, u := p.opaque(f, out.Decision, hp, name)
+	d, u := p.opaque(&f, out.Decision, hp, name)
 	if d.Verdict != Deny || !out.HTTP && !out.TLS {
 		out.Decision, out.Opaque = d, u
 	}
@@ -102,13 +102,13 @@ func (p *Policy) Candidates(f Flow) Candidates {
 
 // opaque says where a connection goes whose bytes are not read; hp was found
 // by name, or by the address when name is "".
-func (p *Policy) opaque(f Flow, d Decision, hp *HostPort, name string) (Decision, *Upstream) {
+func (p *Policy) opaque(f *Flow, d Decision, hp *HostPort, name string) (Decision, *Upstream) {
 	if name == "" && !hp.host.Pattern.IsWildcard() {
 		name = string(hp.host.Pattern)
 	}
 	d.Port = hp
 	if hp.authorizer != nil || f.Trace != nil {
-		facts := hp.flowFacts(&f, name, true, nil)
+		facts := hp.flowFacts(f, name, true, nil)
 		f.Trace.port(hp, &facts)
 		d = d.marked(&facts)
 	}
@@ -130,23 +130,23 @@ func named(u *Upstream, name string) *Upstream {
 // HTTP are told apart by name, and only what is neither goes by address.
 func (p *Policy) DecideTLS(f Flow, sni string) (Decision, *Upstream) {
 	f.Transport, f.Host, f.HostFrom = TCP, sni, EvidenceSNI
-	c := p.candidates(f)
+	c := p.candidates(&f)
 	var d Decision
 	if sni == "" {
 		d = deny(ReasonNoName, ruleOf(c.first))
 	} else {
-		d = p.decideName(f, true, nil)
+		d = p.decideName(&f, true, nil)
 	}
 	switch {
 	case d.Verdict != Deny:
 		if d.Port == nil {
 			return d, dialledUpstream(f.Dst)
 		}
-		return p.l4Target(f, d, d.Port.Upstream, sni, true)
+		return p.l4Target(&f, d, d.Port.Upstream, sni, true)
 	case d.byAuthorizer():
 		return d, nil // whatever else is open there
 	case c.opaque != nil:
-		return p.opaque(f, allow(Way{Verdict: Proxy}, c.opaque), c.opaque, c.opaqueName)
+		return p.opaque(&f, allow(Way{Verdict: Proxy}, c.opaque), c.opaque, c.opaqueName)
 	case sni == "" && c.refused.reason == "":
 		if rule, open := p.passesUnnamed(&f, &c); open {
 			return passing(Proxy, rule), dialledUpstream(f.Dst)
@@ -163,7 +163,7 @@ func (d *Decision) byAuthorizer() bool {
 // decideName decides a flow that carries a name. One that is proxied goes to
 // the name's own address whatever it dialled; any other must have dialled one.
 // r is the request of an HTTP flow when it is there.
-func (p *Policy) decideName(f Flow, proxied bool, r *Request) Decision {
+func (p *Policy) decideName(f *Flow, proxied bool, r *Request) Decision {
 	h, hp := p.find(f)
 	if hp == nil || p.outside(hp, f.Dst.Addr()) {
 		return p.unknownName(f, proxied)
@@ -172,7 +172,7 @@ func (p *Policy) decideName(f Flow, proxied bool, r *Request) Decision {
 		return deny(r, hp.Rule)
 	}
 	own := f.Dst.Addr().IsValid() && backs(h, f)
-	facts := hp.flowFacts(&f, f.Host, own, r)
+	facts := hp.flowFacts(f, f.Host, own, r)
 	if proxied {
 		f.Trace.port(hp, &facts)
 		if r := refusedBy(hp.authorizer, &facts, false); r.reason != "" {
@@ -208,10 +208,10 @@ func (p *Policy) decideName(f Flow, proxied bool, r *Request) Decision {
 
 // wayAt is what the kernel does with a flow of hp's: by the address that was
 // learned for its name, or else by the address itself.
-func (p *Policy) wayAt(hp *HostPort, f Flow) Way {
+func (p *Policy) wayAt(hp *HostPort, f *Flow) Way {
 	if !slices.Contains(f.Names, f.Host) {
 		var c candidates
-		if p.addrs.collect(&c, &f); c.first != nil {
+		if p.addrs.collect(&c, f); c.first != nil {
 			return c.way
 		}
 	}
@@ -220,7 +220,7 @@ func (p *Policy) wayAt(hp *HostPort, f Flow) Way {
 
 // find returns the rule for f.Host on f's port. The port is the service's;
 // who dials a STATIC endpoint itself dials the endpoint's port instead.
-func (p *Policy) find(f Flow) (*Host, *HostPort) {
+func (p *Policy) find(f *Flow) (*Host, *HostPort) {
 	if h, hp := p.LookupPort(f.Host, f.Transport, f.Dst.Port()); hp != nil {
 		return h, hp
 	}
@@ -237,7 +237,7 @@ func (p *Policy) find(f Flow) (*Host, *HostPort) {
 
 // hasEndpoint says whether f.Dst is one of the fixed endpoints of a STATIC
 // service.
-func (u *Upstream) hasEndpoint(f Flow) bool {
+func (u *Upstream) hasEndpoint(f *Flow) bool {
 	if u.Resolution != ResolutionStatic {
 		return false
 	}
@@ -262,7 +262,7 @@ func unfit(pr Protocol, e Evidence) Reason {
 }
 
 // backs says whether f's address is one of the host's own.
-func backs(h *Host, f Flow) bool {
+func backs(h *Host, f *Flow) bool {
 	if slices.Contains(f.Names, f.Host) {
 		return true
 	}
@@ -276,7 +276,7 @@ func backs(h *Host, f Flow) bool {
 }
 
 // missAddress says why no rule allows f's address on its port.
-func (p *Policy) missAddress(f Flow) Decision {
+func (p *Policy) missAddress(f *Flow) Decision {
 	var near *Ref
 	for _, n := range f.Names {
 		r, rule := p.missPort(n, f)
@@ -303,7 +303,7 @@ func (p *Policy) missAddress(f Flow) Decision {
 
 // missName says why no rule allows f.Host on f's port. When the name is not
 // allowed at all, the nearest rule is one for the address.
-func (p *Policy) missName(f Flow) Decision {
+func (p *Policy) missName(f *Flow) Decision {
 	if r, rule := p.missPort(f.Host, f); r != "" {
 		return deny(r, rule)
 	}
@@ -313,7 +313,7 @@ func (p *Policy) missName(f Flow) Decision {
 
 // missPort returns ReasonTransport or ReasonPort with the nearest rule when
 // name is allowed, but not on f's port; "" when it is not allowed at all.
-func (p *Policy) missPort(name string, f Flow) (Reason, *Ref) {
+func (p *Policy) missPort(name string, f *Flow) (Reason, *Ref) {
 	if _, hp := p.LookupPort(name, f.Transport.Other(), f.Dst.Port()); hp != nil {
 		return ReasonTransport, hp.Rule
 	}

@@ -138,7 +138,7 @@ func (sc *identityClass) routesPort(all []*VirtualService, hp *HostPort) bool {
 
 // l4Target is where an allowed connection to hp goes under a name: by the
 // first rule that matches, or to the host's own upstream.
-func (p *Policy) l4Target(f Flow, d Decision, u *Upstream, name string, tls bool) (Decision, *Upstream) {
+func (p *Policy) l4Target(f *Flow, d Decision, u *Upstream, name string, tls bool) (Decision, *Upstream) {
 	if d.Port.routed {
 		routes, complete := p.l4Rules(d.Port, name, tls)
 		r := firstL4(routes, d.Port, f.Dst.Addr(), name, tls)
@@ -159,7 +159,7 @@ func (p *Policy) l4Target(f Flow, d Decision, u *Upstream, name string, tls bool
 
 // leadsHome follows rules that need not be followed, because they lead to where
 // the connection goes anyway, for those who ask.
-func (p *Policy) leadsHome(f Flow, d Decision, name string, tls bool) {
+func (p *Policy) leadsHome(f *Flow, d Decision, name string, tls bool) {
 	routes, complete := p.l4Rules(d.Port, name, tls)
 	if r := firstL4(routes, d.Port, f.Dst.Addr(), name, tls); r != nil {
 		f.Trace.l4(routes, r, complete, tls)
@@ -214,7 +214,7 @@ func (d Decision) unruled(u *Upstream) (Decision, *Upstream) {
 }
 
 // follow goes where the rule leads, as one Gateway after the other.
-func (r *l4Route) follow(f Flow, d Decision, name string, tls bool) (Decision, *Upstream) {
+func (r *l4Route) follow(f *Flow, d Decision, name string, tls bool) (Decision, *Upstream) {
 	h := hops{draw: f.Draw, trace: f.Trace}
 	for {
 		to, reason := h.next(r.ref, r.destinations, r.total)
@@ -226,7 +226,7 @@ func (r *l4Route) follow(f Flow, d Decision, name string, tls bool) (Decision, *
 		case to.Denied:
 			return deny(ReasonName, r.ref), nil
 		case to.Gateway == nil:
-			if no := to.refuses(&f, d.Port, name, nil); no.reason != "" {
+			if no := to.refuses(f, d.Port, name, nil); no.reason != "" {
 				return no.decision(), nil
 			}
 			d.Rule = r.ref
@@ -234,7 +234,7 @@ func (r *l4Route) follow(f Flow, d Decision, name string, tls bool) (Decision, *
 			return d.supported(to.Upstream)
 		}
 		if g := to.Gateway.authorizer; g != nil {
-			facts := to.Gateway.facts(&f, d.Port, name, nil)
+			facts := to.Gateway.facts(f, d.Port, name, nil)
 			f.Trace.gateway(to.Gateway, &facts)
 			if no := refusedBy(g, &facts, false); no.reason != "" {
 				return no.decision(), nil

@@ -73,7 +73,7 @@ func dialledUpstream(dst netip.AddrPort) *Upstream {
 }
 
 // passes are the Candidates of a flow that no rule is for.
-func (p *Policy) passes(f Flow, d Decision) Candidates {
+func (p *Policy) passes(f *Flow, d Decision) Candidates {
 	if d.Verdict == Deny {
 		return Candidates{Decision: d}
 	}
@@ -82,7 +82,7 @@ func (p *Policy) passes(f Flow, d Decision) Candidates {
 
 // passesOpaque lets a flow pass that is neither of what rules at its address
 // are about, under ALLOW_ANY and when no authorizer has anything against it.
-func (p *Policy) passesOpaque(f Flow, out Candidates, c *candidates) Candidates {
+func (p *Policy) passesOpaque(f *Flow, out Candidates, c *candidates) Candidates {
 	if out.Verdict != Deny && p.AllowsUnknown() && c.refused.reason == "" {
 		out.Opaque = dialledUpstream(f.Dst)
 	}
@@ -90,9 +90,9 @@ func (p *Policy) passesOpaque(f Flow, out Candidates, c *candidates) Candidates 
 }
 
 // unknownName is the answer for a flow whose name has no rule for its port.
-func (p *Policy) unknownName(f Flow, proxied bool) Decision {
+func (p *Policy) unknownName(f *Flow, proxied bool) Decision {
 	c := p.candidates(f)
-	rule, open := p.passesUnnamed(&f, &c)
+	rule, open := p.passesUnnamed(f, &c)
 	if !open {
 		return p.missName(f)
 	}

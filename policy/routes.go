@@ -154,12 +154,12 @@ func (c *meshRules) routes(port uint16) *Routes {
 // AuthorizationPolicies have the last word, here for the first time with the
 // whole request; what they deny no other rule allows.
 func (p *Policy) DecideHTTP(f Flow, r *Request) HTTPDecision {
-	d := p.decideHTTP(f, r)
+	d := p.decideHTTP(&f, r)
 	d.Retries = p.class.retries
 	return d
 }
 
-func (p *Policy) decideHTTP(f Flow, r *Request) HTTPDecision {
+func (p *Policy) decideHTTP(f *Flow, r *Request) HTTPDecision {
 	f.Transport, f.Host, f.HostFrom = TCP, r.Host, EvidenceHTTP
 	d := p.decideHost(f, r)
 	switch {
@@ -181,7 +181,7 @@ func (p *Policy) decideHTTP(f Flow, r *Request) HTTPDecision {
 	if rs := p.routesFor(f, d); rs != nil {
 		out := rs.decide(r, d.Host, d.Port, f.Trace)
 		out.Audited, out.DryRun = d.Audited, d.DryRun
-		return out.follow(&f, r)
+		return out.follow(f, r)
 	}
 	u := d.Port.Upstream.WithName(r.Host)
 	f.Trace.end(u)
@@ -211,7 +211,7 @@ func (d HTTPDecision) through(f *Flow, own *HostPort, r *Request) HTTPDecision {
 }
 
 // routesFor returns the HTTP rules for an allowed request, nil when it has none.
-func (p *Policy) routesFor(f Flow, d Decision) *Routes {
+func (p *Policy) routesFor(f *Flow, d Decision) *Routes {
 	if v, ok := p.vhosts.Lookup(f.Host); ok {
 		return v.routes(d.Port.Number)
 	}
@@ -219,10 +219,10 @@ func (p *Policy) routesFor(f Flow, d Decision) *Routes {
 }
 
 // decideHost decides by the request's host alone.
-func (p *Policy) decideHost(f Flow, r *Request) Decision {
+func (p *Policy) decideHost(f *Flow, r *Request) Decision {
 	if f.Host == "" {
 		c := p.candidates(f)
-		if rule, open := p.passesUnnamed(&f, &c); open && c.refused.reason == "" {
+		if rule, open := p.passesUnnamed(f, &c); open && c.refused.reason == "" {
 			return passing(Proxy, rule)
 		}
 		return deny(ReasonNoName, ruleOf(c.first))
@@ -232,13 +232,13 @@ func (p *Policy) decideHost(f Flow, r *Request) Decision {
 		return p.decideName(f, true, r)
 	}
 	var c candidates
-	p.addrs.collect(&c, &f)
+	p.addrs.collect(&c, f)
 	other := a.Unmap() != f.Dst.Addr().Unmap()
 	switch {
 	case c.refused.reason != "" && c.http == nil:
 		return c.refused.decision()
 	case other || c.first == nil:
-		if rule, open := p.passesUnnamed(&f, &c); open {
+		if rule, open := p.passesUnnamed(f, &c); open {
 			return passing(Proxy, rule)
 		}
 		return deny(ReasonName, ruleOf(c.first))
@@ -248,7 +248,7 @@ func (p *Policy) decideHost(f Flow, r *Request) Decision {
 	d := allow(Way{Verdict: Proxy}, c.http)
 	if hp := c.http; hp.authorizer != nil {
 		// The name that the address stands for is what rules are about.
-		facts := hp.flowFacts(&f, hp.exactName(), true, r)
+		facts := hp.flowFacts(f, hp.exactName(), true, r)
 		f.Trace.port(hp, &facts)
 		if no := refusedBy(hp.authorizer, &facts, false); no.reason != "" {
 			return no.decision()

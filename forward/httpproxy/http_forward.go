@@ -106,6 +106,9 @@ func (x *exchange) startTimer() {
 }
 
 func (x *exchange) stopTimer() {
+	if x.body == nil && x.timer == nil {
+		return // nobody else starts one
+	}
 	x.timerMu.Lock()
 	defer x.timerMu.Unlock()
 	x.ended = true

@@ -88,10 +88,11 @@ type exchange struct {
 	status   int
 	retries  int
 	upstream upstreamSeen
-	// to is what the request went to, headAt when the head of the answer came.
-	to     *policy.Upstream
-	headAt time.Time
-	span   session.Span // nil: none
+	// to is what the request went to, headAfter how long after the start the head of the
+	// answer came; 0: none did.
+	to        *policy.Upstream
+	headAfter time.Duration
+	span      session.Span // nil: none
 	// traced says that it was asked for; requestID is the x-request-id that was made.
 	traced    bool
 	requestID string
@@ -422,7 +423,12 @@ func (x *exchange) end() {
 
 // describe says what the request was, and how it ended.
 func (x *exchange) describe(e *flow.Event) {
-	x.conn.Describe(e, flow.Request, &x.decision.Decision, "http", x.req.Host)
+	took := time.Since(x.start) // reads one clock, where time.Now reads two
+	at := x.start.Add(took)
+	if took > time.Minute {
+		at = time.Now() // which may have been set meanwhile
+	}
+	x.conn.Describe(e, at, flow.Request, &x.decision.Decision, "http", x.req.Host)
 	if x.reason != "" && e.Reason != x.reason {
 		e.Reason, e.WouldDeny = x.reason, e.WouldDeny && x.reason == policy.ReasonAllowed
 	}
@@ -443,7 +449,7 @@ func (x *exchange) describe(e *flow.Event) {
 	if x.body != nil {
 		e.BytesSent += x.body.Count()
 	}
-	e.Duration = e.Time.Sub(x.start)
+	e.Duration = took
 	e.Flag()
 }
 

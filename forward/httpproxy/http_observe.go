@@ -25,9 +25,7 @@ func (x *exchange) observe(s *flow.Observation) {
 	if a := x.decision.Action; a != nil {
 		s.Route = a.Rule.Name
 	}
-	if !x.headAt.IsZero() {
-		s.Answered = x.headAt.Sub(x.start)
-	}
+	s.Answered = x.headAfter
 	if !x.traced { // it went nowhere
 		x.trace(new(field.List))
 	}
@@ -86,7 +84,7 @@ func (x *exchange) trace(h *field.List) {
 // answers notes that the head of the upstream's answer has come.
 func (x *exchange) answers() {
 	if x.observed() {
-		x.headAt = time.Now()
+		x.headAfter = max(time.Since(x.start), 1)
 	}
 }
 

@@ -34,11 +34,11 @@ type stall struct {
 }
 
 func (s *stall) start() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.x.h1 != nil {
 		return // the sweeper looks
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.timer = time.AfterFunc(s.next(0), s.look)
 }
 

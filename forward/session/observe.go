@@ -78,7 +78,7 @@ func (t *Session) Tell(kind flow.Moment, d *policy.Decision, more func(*flow.Eve
 	if kind == flow.Close {
 		t.describeClose(&s.Event, d, "http", "")
 	} else {
-		t.Describe(&s.Event, kind, d, "http", "")
+		t.Describe(&s.Event, time.Now(), kind, d, "http", "")
 	}
 	if more != nil {
 		more(&s.Event)

@@ -204,15 +204,15 @@ func (t *Session) RecordDenial(d policy.Decision, proto, name, detail string) {
 
 // Event returns an Event about this connection and the decision d.
 func (t *Session) Event(kind flow.Moment, d policy.Decision, proto, name string) (e flow.Event) {
-	t.Describe(&e, kind, &d, proto, name)
+	t.Describe(&e, time.Now(), kind, &d, proto, name)
 	return e
 }
 
-// Describe has an empty event be one about this connection and the decision d. A denial
-// that was let through, as audit mode does, is an allowing verdict with a denial's
-// reason.
-func (t *Session) Describe(e *flow.Event, kind flow.Moment, d *policy.Decision, proto, name string) {
-	e.Time, e.Kind, e.Layer, e.Workload, e.Process = time.Now(), kind, t.Info.Layer, t.Info.Workload, t.Info.Process
+// Describe has an empty event be one about this connection at a time and the decision d.
+// A denial that was let through, as audit mode does, is an allowing verdict with a
+// denial's reason.
+func (t *Session) Describe(e *flow.Event, at time.Time, kind flow.Moment, d *policy.Decision, proto, name string) {
+	e.Time, e.Kind, e.Layer, e.Workload, e.Process = at, kind, t.Info.Layer, t.Info.Workload, t.Info.Process
 	e.Transport, e.Proto, e.Dst, e.Socket, e.Name = policy.TCP, proto, t.Info.Dst, t.Info.Socket, name
 	e.Verdict, e.Reason, e.Rule, e.Audited, e.DryRun = d.Verdict, d.Reason, d.Rule, d.Audited, d.DryRun
 	e.Allowed = d.Verdict != policy.Deny
@@ -229,7 +229,7 @@ func (t *Session) CloseEvent(d policy.Decision, proto, name string) (e flow.Even
 }
 
 func (t *Session) describeClose(e *flow.Event, d *policy.Decision, proto, name string) {
-	t.Describe(e, flow.Close, d, proto, name)
+	t.Describe(e, time.Now(), flow.Close, d, proto, name)
 	e.Duration = e.Time.Sub(t.Opened)
 	if reason, detail := t.KillReason(); reason != "" {
 		e.Detail, e.ResponseFlags = detail, t.killFlag()
