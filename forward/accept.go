@@ -6,11 +6,9 @@ import (
 	"context"
 	"errors"
 	"net"
-	"sync"
 	"syscall"
 	"time"
 
-	"github.com/egressd/egressd/forward/httpproxy"
 	"github.com/egressd/egressd/forward/relay"
 	"github.com/egressd/egressd/internal/flow"
 	"github.com/egressd/egressd/policy"
@@ -107,17 +105,8 @@ type accepted struct {
 	ctx      context.Context
 	nc       relay.StreamSocket
 	identify func(relay.StreamSocket) (Conn, error)
-	rested   *resting // nil: it was accepted just now
+	rested   *conn // nil: it was accepted just now
 }
-
-// resting is a connection that rests.
-type resting struct {
-	*conn
-	pending httpproxy.Pending
-}
-
-// resume has another goroutine serve it.
-func (r *resting) resume() { r.core.workers.serve(accepted{core: r.core, rested: r}) }
 
 func (a *accepted) serve() {
 	if r := a.rested; r != nil {
@@ -127,17 +116,14 @@ func (a *accepted) serve() {
 		}
 		return
 	}
+	var t *conn
 	if info := a.identified(); info != nil {
-		counted := sync.OnceFunc(func() { <-a.core.fresh })
-		rests := a.core.serveConn(a.ctx, a.nc, info, counted, true)
-		counted()
-		if rests {
-			return
-		}
-	} else {
-		<-a.core.fresh
+		t = a.core.begin(a.ctx, a.nc, info)
 	}
-	a.core.accepting.Add(-1)
+	<-a.core.fresh // it is counted now, or gone
+	if t == nil || !t.whole(true) {
+		a.core.accepting.Add(-1)
+	}
 }
 
 // identified says whose the connection is; nil: nobody's, or it has been served.

@@ -61,8 +61,11 @@ func isLoopback(a netip.AddrPort) bool { return a.Addr().Unmap().IsLoopback() }
 // has most are closed for it.
 func (t *conn) take(c limits.Cost) error {
 	err := t.Held.TakeAll(c)
+	if err == nil {
+		return nil
+	}
 	var limit *limits.ExceededError
-	if err == nil || !errors.As(err, &limit) || limit.Budget == nil || !t.core.recycler.due() {
+	if !errors.As(err, &limit) || limit.Budget == nil || !t.core.recycler.due() {
 		return err
 	}
 	if t.core.recycle(limit.Budget) == 0 {

@@ -31,6 +31,8 @@ type conn struct {
 	core *Core
 	// generation is the core's before the Decider was first asked.
 	generation uint64
+	// pending is what serves it, when it is one of HTTP.
+	pending httpproxy.Pending
 	// stop has the end of ServeConn's context do nothing; nil: it has no end.
 	stop func() bool
 
@@ -42,24 +44,21 @@ type conn struct {
 // ServeConn serves nc, which it closes, and returns when the connection has
 // ended. The end of ctx ends the connection.
 func (c *Core) ServeConn(ctx context.Context, nc *net.TCPConn, info Conn) {
-	c.serveConn(ctx, nc, &info, func() {}, false)
+	if t := c.begin(ctx, nc, &info); t != nil {
+		t.whole(false)
+	}
 }
 
-// serveConn is ServeConn; counted is called when the Limits know the connection, or
-// it was refused. What is open while a connection of HTTP/1 waits for its requests is
-// no part of its stack. If it may, a connection rests while it waits for long: then it
-// is served again by another goroutine, and is nobody's here.
-func (c *Core) serveConn(ctx context.Context, nc relay.StreamSocket, info *Conn, counted func(), mayRest bool) (rests bool) {
-	t := c.begin(ctx, nc, info, counted)
-	if t == nil {
-		return false
-	}
-	if p := t.serve(); p != nil {
+// whole serves the connection to its end. What is open while a connection of HTTP/1
+// waits for its requests is no part of its stack. If it may, a connection rests while it
+// waits for long: then it is served again by another goroutine, and is nobody's here.
+func (t *conn) whole(mayRest bool) (rests bool) {
+	if t.pending = t.serve(); t.pending != nil {
 		var resume func()
 		if mayRest {
-			resume = (&resting{t, p}).resume
+			resume = t.resume
 		}
-		if p.Serve(resume) {
+		if t.pending.Serve(resume) {
 			return true
 		}
 	}
@@ -67,11 +66,14 @@ func (c *Core) serveConn(ctx context.Context, nc relay.StreamSocket, info *Conn,
 	return false
 }
 
+// resume has another goroutine serve a connection that rests.
+func (t *conn) resume() { t.core.workers.serve(accepted{core: t.core, rested: t}) }
+
 // begin registers a connection, before anything is decided: a policy change can't
 // miss it. nil: it was refused.
 //
 //go:noinline
-func (c *Core) begin(ctx context.Context, nc relay.StreamSocket, info *Conn, counted func()) *conn {
+func (c *Core) begin(ctx context.Context, nc relay.StreamSocket, info *Conn) *conn {
 	info.Draw = c.o.Rand()
 	t := &conn{Session: session.New(ctx, c.shared, nc, *info), core: c}
 	if err := c.register(t); err != nil {
@@ -79,7 +81,6 @@ func (c *Core) begin(ctx context.Context, nc relay.StreamSocket, info *Conn, cou
 		t.Cancel(nil)
 		return nil
 	}
-	counted()
 	if ctx.Done() != nil {
 		t.stop = context.AfterFunc(ctx, func() { t.Kill(policy.ReasonAllowed, "shut down") })
 	}

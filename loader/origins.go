@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"time"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 
@@ -67,7 +68,9 @@ func (d *Datapath) DatagramOrigin(a arrival.Arrival) (Origin, bool) {
 
 func (d *Datapath) takeOrigin(key bpf.EgressdEgdOriginKey) (Origin, bool) {
 	var v bpf.EgressdEgdOrigin
-	if err := d.objs.EgdOrigins.LookupAndDelete(&key, &v); err != nil {
+	// Pointers, of what is as large as the kernel has it (TestSizes): the library would
+	// look at the types of both for each connection.
+	if err := d.objs.EgdOrigins.LookupAndDelete(unsafe.Pointer(&key), unsafe.Pointer(&v)); err != nil {
 		return d.originBefore(key, true)
 	}
 	d.usage.release(v.Workload)

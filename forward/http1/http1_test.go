@@ -21,10 +21,10 @@ import (
 // source is a Source of an io.Reader.
 type source struct{ io.Reader }
 
-func (s source) Await(get func() []byte, put func()) (int, error) {
-	n, err := s.Read(get())
+func (s source) Await(b Buffer) (int, error) {
+	n, err := s.Read(b.Get())
 	if n == 0 {
-		put()
+		b.Put()
 	}
 	return n, err
 }

@@ -59,9 +59,15 @@ func (b *Buffers) Put(p *[]byte) {
 // Source is where a MessageReader's bytes come from.
 type Source interface {
 	io.Reader
-	// Await is Read with a buffer that get returns when there is something to be
-	// read, which may be never. put takes it back when there was not.
-	Await(get func() []byte, put func()) (int, error)
+	// Await is Read with a buffer that is taken from b when there is something to be
+	// read, which may be never, and put back when there was not.
+	Await(b Buffer) (int, error)
+}
+
+// Buffer is one that is there while it is needed.
+type Buffer interface {
+	Get() []byte
+	Put()
 }
 
 // MessageReader reads messages of one connection, one after the other. It has no buffer
@@ -81,16 +87,11 @@ type MessageReader struct {
 	// Room is asked before n bytes are taken for a head that is not a usual one, and
 	// told of -n when they are let go; nil: nobody is.
 	Room func(n int) error
-
-	getFn func() []byte
-	putFn func()
 }
 
 // NewMessageReader returns a MessageReader of requests, or of responses.
 func NewMessageReader(src Source, pool *Buffers, requests bool) *MessageReader {
-	r := &MessageReader{src: src, pool: pool, requests: requests}
-	r.getFn, r.putFn = r.get, r.put
-	return r
+	return &MessageReader{src: src, pool: pool, requests: requests}
 }
 
 // Unread puts p before what comes.
@@ -159,16 +160,19 @@ func (r *MessageReader) drop(p *[]byte) {
 	r.pool.Put(p)
 }
 
-func (r *MessageReader) get() []byte {
+// readBuffer is a MessageReader as the Buffer that it reads into.
+type readBuffer MessageReader
+
+func (r *readBuffer) Get() []byte {
 	if r.buf == nil {
 		r.buf = r.pool.Get(smallBuffer)
 	}
 	return (*r.buf)[r.w:]
 }
 
-func (r *MessageReader) put() {
+func (r *readBuffer) Put() {
 	if r.r == r.w {
-		r.Free()
+		(*MessageReader)(r).Free()
 	}
 }
 
@@ -225,7 +229,7 @@ func EmptyLines(p []byte) (n int) {
 func (r *MessageReader) fill(limit int) error {
 	if r.r == r.w {
 		r.Free()
-		n, err := r.src.Await(r.getFn, r.putFn)
+		n, err := r.src.Await((*readBuffer)(r))
 		return r.filled(n, err)
 	}
 	switch buf := *r.buf; {

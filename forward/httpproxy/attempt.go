@@ -24,7 +24,7 @@ import (
 type attempted struct {
 	mu   sync.Mutex
 	conn *upstream.HTTPConn
-	key  upstream.ConnKey
+	key  *upstream.ConnKey // nil: there was no endpoint
 	// cause is why the attempt was interrupted; over: the exchange was.
 	cause error
 	over  bool
@@ -44,7 +44,8 @@ func (x *exchange) attempt(u *policy.Upstream, out *message.Outgoing, perTry tim
 		c, err := x.connection(try, http2, fresh)
 		if err != nil {
 			spent := err == upstream.ErrSpent //nolint:errorlint // as acquire has it
-			x.up.key = upstream.KeyOf(x.on.Upstream, http2)
+			key := upstream.KeyOf(x.on.Upstream, http2)
+			x.up.key = &key
 			return nil, outcome{unprocessed: !spent, spent: spent}, err
 		}
 		resp, o, err := x.attemptOn(try, c, out)
@@ -241,7 +242,7 @@ func (x *exchange) roundTrip2(ctx context.Context, c *upstream.HTTPConn, out *me
 func (a *attempted) set(c *upstream.HTTPConn) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.conn, a.key, a.cause = c, c.Key, nil
+	a.conn, a.key, a.cause = c, &c.Key, nil
 	if a.over {
 		c.Interrupt()
 	}

@@ -125,7 +125,7 @@ func newHTTP1Conn(t *client, first []byte) *http1Conn {
 	h.reader.Room = t.room
 	h.reader.Unread(first)
 	h.src.Count.Store(int64(len(first)))
-	h.life.ended, h.life.alone = h.interrupt, true
+	h.life.of, h.life.alone = h, true
 	h.body.h = h
 	h.answer.h = h
 	t.mu.Lock()

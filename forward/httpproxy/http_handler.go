@@ -110,7 +110,7 @@ func newExchange(h *httpConn, w http.ResponseWriter, r *http.Request) *exchange 
 	if r.ContentLength != 0 {
 		x.body = message.NewReplayBody(r.Body, x.received, x.keep, x.forget, x.stall.moved)
 	}
-	x.life.ended = x.interrupt
+	x.life.of = x
 	x.life.begin(r.Context())
 	x.release(x.stopOnEnd(r.Context())) // last: it may be interrupted from here on
 	return x

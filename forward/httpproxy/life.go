@@ -19,8 +19,8 @@ type life struct {
 	// alone: whoever ends parent ends this as well, so that the context needs no tie to
 	// parent, which costs more than all else of it.
 	alone bool
-	// ended is called when it ends, but for the end in order.
-	ended func()
+	// of is interrupted when it ends, but for the end in order.
+	of interface{ interrupt() }
 }
 
 // begin begins the life of another exchange.
@@ -88,6 +88,6 @@ func (l *life) endIf(serial uint64, cause error) {
 		l.cancel(cause)
 	}
 	if cause != errDone { //nolint:errorlint // set here only
-		l.ended()
+		l.of.interrupt()
 	}
 }

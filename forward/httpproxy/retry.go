@@ -125,8 +125,8 @@ func (x *exchange) roundTrip(u *policy.Upstream, out *message.Outgoing) (*messag
 			x.drain(resp)
 		}
 		x.retries++
-		if !p.AnyHost {
-			x.tried = append(x.tried, x.up.key)
+		if !p.AnyHost && x.up.key != nil {
+			x.tried = append(x.tried, *x.up.key)
 		}
 		if o.spent {
 			continue // on a connection of its own, at once

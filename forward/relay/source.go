@@ -12,6 +12,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/egressd/egressd/forward/http1"
 )
 
 // LongAgo is a deadline that has passed.
@@ -29,8 +31,7 @@ type Stream struct {
 
 	// For one Read or Await.
 	p   []byte
-	get func() []byte
-	put func()
+	buf http1.Buffer
 	n   int
 	err error
 	// For one Ask: what is sent before the next Await waits, how much of it was sent,
@@ -118,7 +119,7 @@ func (s *Stream) sendRest() error {
 }
 
 // Await is Read between two messages.
-func (s *Stream) Await(get func() []byte, put func()) (int, error) {
+func (s *Stream) Await(b http1.Buffer) (int, error) {
 	if s.Raw == nil {
 		if s.asked != nil {
 			if !s.Quiet() {
@@ -129,15 +130,15 @@ func (s *Stream) Await(get func() []byte, put func()) (int, error) {
 				return 0, err
 			}
 		}
-		p := get()
+		p := b.Get()
 		n, err := s.nc.Read(p)
 		s.received(n, len(p))
 		if n == 0 {
-			put()
+			b.Put()
 		}
 		return n, err
 	}
-	s.p, s.get, s.put = nil, get, put
+	s.p, s.buf = nil, b
 	n, err := s.read()
 	if s.asked == nil {
 		return n, err
@@ -177,7 +178,7 @@ func (s *Stream) readAt(fd uintptr) bool {
 	}
 	p := s.p
 	if p == nil {
-		p = s.get()
+		p = s.buf.Get()
 	}
 	n, e := receiveOn(fd, p)
 	if n > 0 {
@@ -186,7 +187,7 @@ func (s *Stream) readAt(fd uintptr) bool {
 		return true
 	}
 	if s.p == nil {
-		s.put()
+		s.buf.Put()
 	}
 	if e == unix.EAGAIN {
 		return false

@@ -37,6 +37,12 @@ func pair(t *testing.T, tcp bool) (near, far net.Conn) {
 	return near, far
 }
 
+// lent is a buffer that nobody else uses.
+type lent []byte
+
+func (b lent) Get() []byte { return b }
+func (b lent) Put()        {}
+
 // TestAsk: what is asked is sent whole before the answer is awaited, also when there is
 // no room for all of it, and once.
 func TestAsk(t *testing.T) {
@@ -62,7 +68,7 @@ func TestAsk(t *testing.T) {
 			} else {
 				go func() { _, _ = far.Write([]byte("answer")) }()
 			}
-			n, err := s.Await(func() []byte { return buf }, func() {})
+			n, err := s.Await(lent(buf))
 			if err != nil || string(buf[:n]) != "answer" || freed != 1 || s.told != len(asked) {
 				t.Errorf("%v, %d: %q, %v; freed %d times, %d sent", c.tcp, c.size, buf[:n], err, freed, s.told)
 			}
@@ -90,7 +96,7 @@ func TestAskAfterTheEnd(t *testing.T) {
 		}
 		freed := 0
 		s.Ask([]byte("request"), func() { freed++ })
-		n, err := s.Await(func() []byte { return make([]byte, 64) }, func() {})
+		n, err := s.Await(lent(make([]byte, 64)))
 		if n != 0 || !errors.Is(err, ErrSpoke) || freed != 1 || s.told != 0 {
 			t.Errorf("%s: %d, %v; freed %d times, %d sent", name, n, err, freed, s.told)
 		}
@@ -108,7 +114,7 @@ func TestAskOfTheGone(t *testing.T) {
 	ask := func() error {
 		freed := 0
 		s.Ask([]byte("request"), func() { freed++ })
-		n, err := s.Await(func() []byte { return make([]byte, 64) }, func() {})
+		n, err := s.Await(lent(make([]byte, 64)))
 		if n != 0 || freed != 1 || s.told != 0 {
 			t.Errorf("%d; freed %d times, %d sent", n, freed, s.told)
 		}
@@ -150,7 +156,7 @@ func TestAskOfOneThatTells(t *testing.T) {
 		s.Open(c)
 		freed := 0
 		s.Ask([]byte("request"), func() { freed++ })
-		_, err := s.Await(func() []byte { return make([]byte, 64) }, func() {})
+		_, err := s.Await(lent(make([]byte, 64)))
 		if errors.Is(err, ErrSpoke) == quiet || freed != 1 || c.wrote > 0 != quiet || s.told > 0 != quiet {
 			t.Errorf("quiet %t: %v; freed %d times, %d sent", quiet, err, freed, c.wrote)
 		}

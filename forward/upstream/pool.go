@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"unique"
 
 	"github.com/egressd/egressd/forward/limits"
@@ -32,31 +33,42 @@ type use struct {
 }
 
 // poolKey remembers the last one: most clients use one service.
-func (p *Conns) poolKey(key ConnKey) poolKey {
+func (p *Conns) poolKey(key *ConnKey) poolKey {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.pooled != nil && p.pooled.key == key {
+	if p.pooled != nil && p.pooled.ConnKey == *key {
 		return p.pooled.at
 	}
 	info := p.info
-	out := use{holder: info.Owner(), workload: info.Workload, policy: info.Policy, ConnKey: key}
+	out := use{holder: info.Owner(), workload: info.Workload, policy: info.Policy, ConnKey: *key}
 	if info.Layer == flow.Egress {
 		out.dialled = info.Dst.Addr()
 	}
-	p.pooled = &pooled{key, unique.Make(out)}
+	p.pooled = p.m.pool.pooled(&out)
 	return p.pooled.at
 }
 
-// pooled is what a client has used of the pool.
+// pooled is what clients have used of the pool. It does not change.
 type pooled struct {
-	key ConnKey
-	at  poolKey
+	use
+	at poolKey
+}
+
+// pooled remembers the last one as well: a client's connections come one after the other.
+func (q *pool) pooled(u *use) *pooled {
+	if r := q.recent.Load(); r != nil && r.use == *u {
+		return r
+	}
+	r := &pooled{*u, unique.Make(*u)}
+	q.recent.Store(r)
+	return r
 }
 
 // pool has the upstream connections that several downstream connections may use,
 // one after the other, while none does. Nobody has authenticated on them.
 type pool struct {
 	watcher *relay.EndWatcher
+	recent  atomic.Pointer[pooled]
 
 	mu     sync.Mutex
 	idle   map[poolKey][]*HTTPConn
@@ -69,7 +81,7 @@ func newPool(w *relay.EndWatcher) *pool {
 
 // take returns a connection for one request of p's, nil when there is none. The
 // one that was used last is the least likely to be closed by its upstream.
-func (q *pool) take(p *Conns, key ConnKey) *HTTPConn {
+func (q *pool) take(p *Conns, key *ConnKey) *HTTPConn {
 	for at := p.poolKey(key); ; {
 		c := q.pop(at)
 		switch {
@@ -115,7 +127,7 @@ func (q *pool) keep(at poolKey, list []*HTTPConn) {
 // end at about the same time may all come here, and others begin meanwhile: whoever
 // takes c off p's list has it, and nobody claims it from there any more.
 func (q *pool) park(p *Conns, c *HTTPConn) {
-	at := p.poolKey(c.Key)
+	at := p.poolKey(&c.Key)
 	for {
 		if !p.remove(c, false) {
 			return // somebody else has brought it here

@@ -111,7 +111,7 @@ func TestParkedOnce(t *testing.T) {
 			if taken {
 				want = 0
 			}
-			if n := len(m.pool.idle[p.poolKey(key)]); n != want {
+			if n := len(m.pool.idle[p.poolKey(&key)]); n != want {
 				t.Errorf("it is in the pool %d times, want %d", n, want)
 			}
 			if n := len(p.List()); n != 0 {
@@ -120,7 +120,7 @@ func TestParkedOnce(t *testing.T) {
 			if taken {
 				other.Release(c)
 			}
-			if n := len(m.pool.idle[p.poolKey(key)]); n != 1 {
+			if n := len(m.pool.idle[p.poolKey(&key)]); n != 1 {
 				t.Errorf("in the end it is in the pool %d times", n)
 			}
 		})

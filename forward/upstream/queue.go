@@ -26,11 +26,11 @@ func (p *Conns) queue(ctx context.Context, d *Drawn, key ConnKey, fresh bool) (*
 			return p.counted(ctx, d, key)
 		}
 		if !fresh {
-			if c := p.claimed(key); c != nil {
+			if c := p.claimed(&key); c != nil {
 				return c, nil
 			}
 			if _, ok := p.Sharing(d.Upstream); ok {
-				if c := p.m.pool.take(p, key); c != nil {
+				if c := p.m.pool.take(p, &key); c != nil {
 					return c, nil
 				}
 			}

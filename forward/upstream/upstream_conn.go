@@ -72,8 +72,8 @@ type HTTPConn struct {
 
 // fits says whether requests for key may use c. Who has authenticated goes on
 // where this was done.
-func (c *HTTPConn) fits(key ConnKey) bool {
-	return c.Key == key || c.isPrivate() && c.Key.ServiceKey == key.ServiceKey
+func (c *HTTPConn) fits(key *ConnKey) bool {
+	return c.Key == *key || c.isPrivate() && c.Key.ServiceKey == key.ServiceKey
 }
 
 // endure has the kernel notice that the upstream is gone. Its owner calls it, or who

@@ -105,17 +105,17 @@ func (p *Conns) Ready(u *policy.Upstream, http2, fresh bool) *HTTPConn {
 		return nil
 	}
 	key := KeyOf(u, http2)
-	if c := p.claimed(key); c != nil {
+	if c := p.claimed(&key); c != nil {
 		return c
 	}
 	if _, ok := p.Sharing(u); ok && !http2 && !p.hasProved() {
-		return p.m.pool.take(p, key)
+		return p.m.pool.take(p, &key)
 	}
 	return nil
 }
 
 // claimed returns a connection with room for a request, which it has taken.
-func (p *Conns) claimed(key ConnKey) *HTTPConn {
+func (p *Conns) claimed(key *ConnKey) *HTTPConn {
 	for i := 0; ; {
 		var c *HTTPConn
 		if c, i = p.claim(key, i); c == nil || c.admits() {
@@ -162,7 +162,7 @@ func (p *Conns) Acquire(ctx context.Context, d *Drawn, http2, fresh bool) (*HTTP
 		return nil, ErrSpent // the client has to know
 	}
 	if _, ok := p.Sharing(u); ok && !fresh {
-		if c := p.m.pool.take(p, key); c != nil {
+		if c := p.m.pool.take(p, &key); c != nil {
 			return c, nil
 		}
 	}
@@ -176,7 +176,7 @@ func (p *Conns) Acquire(ctx context.Context, d *Drawn, http2, fresh bool) (*HTTP
 // when one that is on its way has come; nil: the caller is to bring one.
 func (p *Conns) idle(key ConnKey, fresh bool) (c *HTTPConn, wait <-chan struct{}) {
 	if !fresh {
-		if c := p.claimed(key); c != nil {
+		if c := p.claimed(&key); c != nil {
 			return c, nil
 		}
 	}
@@ -197,7 +197,7 @@ func (p *Conns) idle(key ConnKey, fresh bool) (c *HTTPConn, wait <-chan struct{}
 
 // claim takes the first connection for key, from the i-th on; next is where to go
 // on.
-func (p *Conns) claim(key ConnKey, i int) (c *HTTPConn, next int) {
+func (p *Conns) claim(key *ConnKey, i int) (c *HTTPConn, next int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for ; i < len(p.open); i++ {
