@@ -56,6 +56,7 @@ type http1Conn struct {
 	requests int64
 	unread   bool     // the last request was not read to its end: nothing more is read
 	refused  *refusal // of the last head; nil: there was none
+	waited   bool     // the last request waited for its upstream
 
 	// Of the request at hand.
 	head    http1.RequestHead
@@ -159,6 +160,10 @@ func (h *http1Conn) next() outlook {
 	if !h.enter(waits) {
 		return ending
 	}
+	if h.waited && len(h.reader.Buffered()) == 0 {
+		h.src.Yield()
+	}
+	h.waited = false
 	for {
 		head, err := h.reader.Head(http1.MaxRequestHead)
 		if err != nil && errors.Is(err, os.ErrDeadlineExceeded) {

@@ -26,6 +26,9 @@ func (x *exchange) roundTrip1(c *upstream.HTTPConn, out *message.Outgoing, body 
 	if body == nil {
 		buf := x.core.messages.Get(1)
 		u.Ask(appendHead((*buf)[:0], out), buf)
+		if x.h1 != nil {
+			x.h1.waited = u.Stream.Raw != nil // which waits before it reads
+		}
 	} else if s, err = x.send1(c, out, body); err != nil && c.Sent.Load() == 0 {
 		return nil, err
 	}

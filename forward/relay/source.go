@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -46,6 +47,10 @@ type Stream struct {
 	// For quiet.
 	peek  [1]byte
 	still bool
+	// For Yield: whether others have run since, and whether there was nothing then; how
+	// many more times they do not, and how many they did not the last time.
+	yielded, nothing bool
+	leaves, left     uint16
 
 	readFn, writeFn func(uintptr) bool
 }
@@ -81,6 +86,35 @@ var ErrSpoke = errors.New("bytes or the end came before a request was sent")
 // sends nothing, when something has come already. free is called when p is needed no
 // more.
 func (s *Stream) Ask(p []byte, free func()) { s.asked, s.told, s.freeFn = p, 0, free }
+
+// mostLeft bounds how many times Yield does nothing before it tries again.
+const mostLeft = 1 << 10
+
+// Yield has other goroutines run before the next Await looks whether something has come:
+// while they do, who is asked for the next message may send it, and a read that finds
+// nothing, a visit of the poller and a wait are saved. Where others have nothing to do
+// that is in vain, and is tried less and less often. Who calls it must have waited for
+// something since the last time: a goroutine that is always ready to run keeps the
+// runtime from asking the poller for others (runtime.findRunnable).
+func (s *Stream) Yield() {
+	switch {
+	case s.Raw == nil:
+	case s.leaves > 0:
+		s.leaves--
+	default:
+		s.yielded, s.nothing = true, false
+		runtime.Gosched()
+	}
+}
+
+// learn is whether Yield was in vain.
+func (s *Stream) learn() {
+	s.yielded = false
+	if s.left = min(2*s.left+1, mostLeft); !s.nothing {
+		s.left = 0
+	}
+	s.leaves = s.left
+}
 
 // Told is how much of what was asked has been sent, in bytes.
 func (s *Stream) Told() int { return s.told }
@@ -140,6 +174,9 @@ func (s *Stream) Await(b http1.Buffer) (int, error) {
 	}
 	s.p, s.buf = nil, b
 	n, err := s.read()
+	if s.yielded {
+		s.learn()
+	}
 	if s.asked == nil {
 		return n, err
 	}
@@ -190,6 +227,7 @@ func (s *Stream) readAt(fd uintptr) bool {
 		s.buf.Put()
 	}
 	if e == unix.EAGAIN {
+		s.nothing = true
 		return false
 	}
 	if e != 0 {

@@ -162,3 +162,49 @@ func TestAskOfOneThatTells(t *testing.T) {
 		}
 	}
 }
+
+// TestYield: what has come meanwhile is read at once; where nothing has, Yield is left
+// out more and more often, until it pays again.
+func TestYield(t *testing.T) {
+	near, far := pair(t, true)
+	var s Stream
+	s.Open(near)
+	read := func() {
+		t.Helper()
+		if n, err := s.Await(lent(make([]byte, 64))); n != 1 || err != nil {
+			t.Fatalf("%d, %v", n, err)
+		}
+	}
+	left := uint16(0)
+	for range 12 { // in vain
+		for s.leaves > 0 {
+			if s.Yield(); s.yielded {
+				t.Fatal("it was not left out")
+			}
+		}
+		s.Yield()
+		s.nothing = true // as readAt has it
+		s.learn()
+		if left = min(2*left+1, mostLeft); s.leaves != left {
+			t.Fatalf("left out %d times, not %d", s.leaves, left)
+		}
+	}
+	s.leaves = 0
+	if _, err := far.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); s.Quiet(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it does not arrive")
+		}
+	}
+	s.Yield()
+	if read(); s.nothing || s.leaves != 0 || s.yielded {
+		t.Errorf("it was there: %v, left out %d times", s.nothing, s.leaves)
+	}
+	s.Yield()
+	go func() { _, _ = far.Write([]byte("x")) }()
+	if read(); s.nothing != (s.leaves == 1) {
+		t.Errorf("nothing was there: %v, left out %d times", s.nothing, s.leaves)
+	}
+}
