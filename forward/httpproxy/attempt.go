@@ -20,7 +20,8 @@ import (
 	"github.com/egressd/egressd/policy"
 )
 
-// attempted is the upstream connection of an exchange's latest attempt.
+// attempted is the upstream connection of an exchange's latest attempt. The exchange's own
+// goroutine alone changes which it is, and needs no lock to read it.
 type attempted struct {
 	mu   sync.Mutex
 	conn *upstream.HTTPConn
@@ -68,7 +69,7 @@ func (x *exchange) connection(try *try, http2, fresh bool) (*upstream.HTTPConn, 
 	c, err := x.conn.Ups.Acquire(try.context(), &x.on, http2, fresh)
 	if err != nil {
 		if at := upstream.TriedAt(err); at.IsValid() {
-			x.upstream.set(at)
+			x.upstream.peer = at
 		}
 		if cause := context.Cause(try.context()); cause != nil {
 			err = cause
@@ -80,11 +81,11 @@ func (x *exchange) connection(try *try, http2, fresh bool) (*upstream.HTTPConn, 
 
 // attemptOn sends out on c. The error is relay.ErrSpoke when c has ended before.
 func (x *exchange) attemptOn(try *try, c *upstream.HTTPConn, out *message.Outgoing) (resp *message.Response, o outcome, err error) {
-	if c.Key != upstream.KeyOf(x.on.Upstream, c.Key.HTTP2) {
-		x.on.Elsewhere() // somebody has authenticated there
+	if c.Elsewhere(x.on.Upstream) {
+		x.on.Elsewhere()
 	}
 	x.up.set(c)
-	x.upstream.set(c.Peer)
+	x.upstream.peer = c.Peer
 	private := authenticates(out.Header)
 	if private && c.HTTP1 == nil {
 		c.SetPrivate()
@@ -272,16 +273,7 @@ func (a *attempted) end() {
 
 // ownHTTP1 says whether it is of HTTP/1, and no other client's after this one's.
 func (a *attempted) ownHTTP1() bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	return a.conn != nil && !a.conn.Key.HTTP2 && !a.conn.Shares()
-}
-
-// current is the connection.
-func (a *attempted) current() *upstream.HTTPConn {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.conn
 }
 
 // ready says whether more of the answer has been received.

@@ -81,9 +81,7 @@ func (a *http1Answer) reset(minor int) {
 	a.minor, a.head, a.header, a.reason, a.length, a.left = minor, false, a.header[:0], "", 0, 0
 	a.big = false
 	a.known, a.passes, a.status, a.begun, a.close, a.tail, a.chunks = false, false, 0, false, false, nil, http1.Chunks{}
-	a.mu.Lock()
-	a.informed = false
-	a.mu.Unlock()
+	a.informed = false // nobody sends any more of the request before
 }
 
 func (a *http1Answer) free() {
@@ -143,9 +141,11 @@ func (a *http1Answer) WriteHeader(status int) {
 // begin puts the head before the body.
 func (a *http1Answer) begin() {
 	a.begun = true
-	a.mu.Lock()
-	a.informed = true
-	a.mu.Unlock()
+	if a.h.r.Continue { // or nobody else looks
+		a.mu.Lock()
+		a.informed = true
+		a.mu.Unlock()
+	}
 	a.frame()
 	if a.out == nil {
 		a.out = a.h.conn.core.messages.Get(1)

@@ -201,7 +201,6 @@ func (h *http1Conn) next() outlook {
 func (h *http1Conn) enter(p http1Phase) bool {
 	if p == waits {
 		h.trim()
-		h.life.rest()
 	}
 	goes := h.phases(p)
 	h.moved() // not with h.mu

@@ -17,7 +17,7 @@ const spliceFrom = 256 << 10
 // splice passes what is left of a body on through a pipe. False: there is none to be
 // had, or it does not pay.
 func (a *http1Answer) splice(x *exchange, body *http1.Body) (ok bool, err error) {
-	c := x.up.current()
+	c := x.up.conn
 	if c == nil || a.length <= 0 || body.Left() < spliceFrom || a.left != body.Left() || x.up.ready() {
 		return false, nil
 	}

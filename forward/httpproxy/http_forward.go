@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -22,23 +21,10 @@ import (
 	"github.com/egressd/egressd/policy"
 )
 
-// upstreamSeen is what the transport's goroutines tell about an exchange.
+// upstreamSeen is what is known of an exchange's upstream.
 type upstreamSeen struct {
-	mu       sync.Mutex
 	peer     netip.AddrPort
-	received atomic.Int64 // body bytes
-}
-
-func (u *upstreamSeen) set(a netip.AddrPort) {
-	u.mu.Lock()
-	u.peer = a
-	u.mu.Unlock()
-}
-
-func (u *upstreamSeen) addr() netip.AddrPort {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return u.peer
+	received atomic.Int64 // body bytes; both ends of a tunnel tell
 }
 
 // forward sends the request to u and its response back. dest is the route's

@@ -443,7 +443,7 @@ func (x *exchange) describe(e *flow.Event) {
 		e.Destination, e.Subset = x.to.Host, x.to.Subset
 	}
 	e.Gateway = x.decision.Gateway()
-	e.Upstream = x.upstream.addr()
+	e.Upstream = x.upstream.peer
 	e.BytesReceived = x.upstream.received.Load()
 	e.BytesSent = x.tunnelled
 	if x.body != nil {
@@ -463,7 +463,7 @@ const lastWrite = 100 * time.Millisecond
 func (x *exchange) stopSenders() {
 	defer x.body.End()
 	defer x.senders.Wait()
-	c := x.up.current()
+	c := x.up.conn
 	if !x.body.Complete() {
 		x.w.SetReadDeadline(relay.LongAgo)
 		if c != nil {

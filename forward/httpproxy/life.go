@@ -50,13 +50,6 @@ func (l *life) context() context.Context {
 	return l.ctx
 }
 
-// rest lets go of the context of an exchange that has ended.
-func (l *life) rest() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.ctx, l.cancel = nil, nil
-}
-
 // why is why the exchange has ended; nil: it has not.
 func (l *life) why() error {
 	l.mu.Lock()
@@ -87,7 +80,9 @@ func (l *life) endIf(serial uint64, cause error) {
 	if l.cause = cause; l.cancel != nil {
 		l.cancel(cause)
 	}
-	if cause != errDone { //nolint:errorlint // set here only
-		l.of.interrupt()
+	if cause == errDone { //nolint:errorlint // set here only
+		l.ctx, l.cancel = nil, nil
+		return
 	}
+	l.of.interrupt()
 }

@@ -140,7 +140,7 @@ func (x *exchange) roundTrip(u *policy.Upstream, out *message.Outgoing) (*messag
 // drain ends a response that is retried: the retry does not wait for what is slow.
 func (x *exchange) drain(resp *message.Response) {
 	defer resp.Done()
-	c := x.up.current()
+	c := x.up.conn
 	stop := resp.Done
 	if c.HTTP1 != nil {
 		stop = c.Interrupt

@@ -20,7 +20,7 @@ import (
 // the like; RFC 9110, 7.8).
 func (x *exchange) upgrade(resp *message.Response, dest *policy.RouteDestination) {
 	asked, got := message.UpgradeType(x.r.Header), message.UpgradeType(resp.Header)
-	c := x.up.current()
+	c := x.up.conn
 	if asked == "" || !strings.EqualFold(asked, got) || c == nil || c.HTTP1 == nil || x.h1 == nil {
 		x.reason, x.detail = policy.ReasonUpstreamProtocol, "upstream switched to a protocol that was not asked for"
 		x.reply(http.StatusBadGateway, "egressd: "+x.req.Host+": unexpected protocol switch")

@@ -50,13 +50,13 @@ type HTTPConn struct {
 	// No method of client is called with mu: net/http closes the connection
 	// with locks of its own.
 	mu      sync.Mutex
-	owner   *Conns  // nil: in the pool, or gone
-	pool    *pool   // while it is there
-	at      poolKey // where it is there; the pool's to read and write
-	streams int     // requests under way
-	served  int     // requests, ever
-	private bool    // somebody has authenticated on it
-	ended   bool    // it serves no more requests
+	owner   *Conns      // nil: in the pool, or gone
+	pool    *pool       // while it is there
+	at      poolKey     // where it is there; the pool's to read and write
+	streams int         // requests under way
+	served  int         // requests, ever
+	private atomic.Bool // somebody has authenticated on it
+	ended   bool        // it serves no more requests
 	expiry  *time.Timer
 	expires bool // expiry runs
 	// idleFor is how long it may be idle, from idleSince on; 0: for ever.
@@ -74,6 +74,12 @@ type HTTPConn struct {
 // where this was done.
 func (c *HTTPConn) fits(key *ConnKey) bool {
 	return c.Key == *key || c.isPrivate() && c.Key.ServiceKey == key.ServiceKey
+}
+
+// Elsewhere says that c leads to another endpoint than the one that was drawn, because
+// somebody has authenticated there.
+func (c *HTTPConn) Elsewhere(drawn *policy.Upstream) bool {
+	return c.isPrivate() && c.Key != KeyOf(drawn, c.Key.HTTP2)
 }
 
 // endure has the kernel notice that the upstream is gone. Its owner calls it, or who
@@ -214,17 +220,9 @@ func (c *HTTPConn) Interrupt() {
 }
 
 // SetPrivate says that somebody authenticated on c, or is about to.
-func (c *HTTPConn) SetPrivate() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.private = true
-}
+func (c *HTTPConn) SetPrivate() { c.private.Store(true) }
 
-func (c *HTTPConn) isPrivate() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.private
-}
+func (c *HTTPConn) isPrivate() bool { return c.private.Load() }
 
 // Shares says whether the pool may have c.
 func (c *HTTPConn) Shares() bool { return c.shared && !c.isPrivate() }
