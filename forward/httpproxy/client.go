@@ -65,6 +65,7 @@ type Proxy struct {
 	served  chan struct{} // closed when server.Serve has returned
 
 	requests    atomic.Uint64 // ever
+	clock       clock
 	clusters    *upstream.ClusterManager
 	Mirrors     *mirror.Mirrors
 	Retrying    upstream.RetryBudgets

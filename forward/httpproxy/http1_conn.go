@@ -462,7 +462,7 @@ func (h *http1Conn) exchange() (ok bool) {
 func (x *exchange) again(h *http1Conn) {
 	*x = exchange{}
 	x.core, x.conn, x.h1, x.w, x.r, x.life, x.scratch = h.conn.core, h.conn, h, &h.answer, &h.r, &h.life, &h.scratch
-	x.start, x.target, x.number = time.Now(), h.target, h.requests
+	x.start, x.target, x.number = x.core.clock.now(), h.target, h.requests
 	x.stall.x = x
 }
 

@@ -61,7 +61,7 @@ var Orders = []Order{
 		{"connections", "originated upstream_conn parked pool cluster_manager upstreams draw queue l4_balance"},
 	}},
 	{"./forward/httpproxy", 6, []Stage{
-		{"answers", "answer life"},
+		{"answers", "answer clock life"},
 		{"exchange", "http_handler credentials http_observe http_conn http_server http1_conn refusal http1_answer http_forward client idle sweep rest grpc headers visitor cors actions copies informational attempt retry"},
 		{"upstream", "http_balance http1_send http1_splice upgrade"},
 	}},
