@@ -60,7 +60,7 @@ var Orders = []Order{
 		{"transport", "transport silence http1_upstream retrybudget answers"},
 		{"connections", "originated upstream_conn parked pool cluster_manager upstreams draw queue l4_balance"},
 	}},
-	{"./forward/httpproxy", 6, []Stage{
+	{"./forward/httpproxy", 5, []Stage{
 		{"answers", "answer clock life"},
 		{"exchange", "http_handler credentials http_observe http_conn http_server http1_conn refusal http1_answer http_forward client idle sweep rest grpc headers visitor cors actions copies informational attempt retry"},
 		{"upstream", "http_balance http1_send http1_splice upgrade"},
