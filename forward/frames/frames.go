@@ -40,6 +40,7 @@ const (
 const (
 	typeData, typeHeaders, typeReset         = 0x0, 0x1, 0x3
 	typeContinuation                         = 0x9
+	flagEndStream                            = 0x1
 	flagEndHeaders, flagPadded               = 0x4, 0x8
 	errProtocol, errFlow, errClosed, errSize = 0x1, 0x3, 0x5, 0x6
 	errRefused, errCompression, errCalm      = 0x7, 0x9, 0xb
@@ -62,6 +63,7 @@ type FloodGuard struct {
 	frames  budget
 	resets  budget
 	last    uint32 // the last stream that was opened
+	open    int64  // streams that are, or fewer
 	flood   *FloodError
 	refused []RefusedStream
 	now     func() time.Time
@@ -188,7 +190,24 @@ func (g *FloodGuard) Refused() []RefusedStream {
 	return out
 }
 
+// Ended says that the connection is ended by who serves it, for a reason of its own. One
+// is that the frames pile up by which streams are to be reset, before the guard has seen
+// them (net/http, maxQueuedControlFrames): more streams are open then than may be.
+func (g *FloodGuard) Ended() {
+	g.Lock()
+	defer g.Unlock()
+	if g.flood == nil && g.open > Burst {
+		g.flood = &FloodError{frame{kind: typeReset}.name()}
+	}
+}
+
 func (g *FloodGuard) received(f frame) {
+	switch {
+	case f.kind == typeHeaders && f.stream > g.last:
+		g.open++
+	case f.kind == typeReset:
+		g.open--
+	}
 	switch {
 	case f.kind == typeHeaders && f.flags&flagEndHeaders != 0:
 		g.opened(f)
@@ -214,6 +233,9 @@ func (g *FloodGuard) opened(f frame) {
 }
 
 func (g *FloodGuard) sent(f frame) {
+	if f.kind == typeReset || (f.kind == typeData || f.kind == typeHeaders) && f.flags&flagEndStream != 0 {
+		g.open--
+	}
 	switch {
 	case f.kind == typeData:
 		g.frames.earn(PerData)

@@ -268,3 +268,32 @@ func TestNoAllocations(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+// TestEnded: where streams pile up that are to be reset, the end of the connection is a
+// flood's; where the answers were sent, or the client has reset its streams, it is not.
+func TestEnded(t *testing.T) {
+	now := func() time.Time { return time.Unix(1, 0) }
+	for name, c := range map[string]struct {
+		each  func(g *FloodGuard, id uint32)
+		flood bool
+	}{
+		"unanswered": {func(*FloodGuard, uint32) {}, true},
+		"answered": {func(g *FloodGuard, id uint32) {
+			g.sent(frame{kind: typeHeaders, flags: flagEndHeaders, stream: id})
+			g.sent(frame{kind: typeData, flags: flagEndStream, stream: id})
+		}, false},
+		"answered by a header alone": {func(g *FloodGuard, id uint32) {
+			g.sent(frame{kind: typeHeaders, flags: flagEndHeaders | flagEndStream, stream: id})
+		}, false},
+	} {
+		g := NewFloodGuard(now)
+		for id := uint32(1); id < 2*(2*Burst); id += 2 {
+			g.received(frame{kind: typeHeaders, flags: flagEndHeaders, stream: id})
+			g.received(frame{kind: typeHeaders, flags: flagEndHeaders | flagEndStream, stream: id}) // a trailer
+			c.each(g, id)
+		}
+		if g.Ended(); (g.Flood() != nil) != c.flood || c.flood && g.Flood().Error() != "too many streams that are reset" {
+			t.Errorf("%s: %v", name, g.Flood())
+		}
+	}
+}

@@ -109,7 +109,7 @@ func (t *client) refusedStream(r frames.RefusedStream) {
 // conn.linger.
 func (h *httpConn) Close() (err error) {
 	h.once.Do(func() {
-		if h.guard.Flood() == nil {
+		if h.guard.Ended(); h.guard.Flood() == nil {
 			err = h.Conn.Close()
 		} else {
 			h.goAway()
