@@ -72,7 +72,7 @@ func (p *theatre) begin(started time.Time, events []flow.Event) {
 		if e.Denied() {
 			denials = append(denials, e)
 		}
-		p.events.Record(e)
+		p.events.Record(&e)
 	}
 	h := ui.SameOrigin(ui.New(struct {
 		*flow.Log

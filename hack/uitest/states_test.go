@@ -25,7 +25,7 @@ func TestPageWithoutDaemon(t *testing.T) {
 	x := open(t, p.url+"/ui/")
 	x.is(t, "nothing yet", `document.querySelector('#map .empty').textContent.startsWith('Nothing was decided yet') && document.querySelector('#notice').hidden`)
 	for _, e := range traffic() {
-		p.events.Record(e)
+		p.events.Record(&e)
 	}
 	row := `document.querySelector('#table tbody tr')`
 	x.is(t, "what comes then", row)
