@@ -109,19 +109,14 @@ type accepted struct {
 }
 
 func (a *accepted) serve() {
-	if r := a.rested; r != nil {
-		if !r.pending.Serve(r.resume) {
-			r.close()
-			a.core.accepting.Add(-1)
+	t := a.rested
+	if t == nil {
+		if info := a.identified(); info != nil {
+			t = a.core.begin(a.ctx, a.nc, info)
 		}
-		return
+		<-a.core.fresh // it is counted now, or gone
 	}
-	var t *conn
-	if info := a.identified(); info != nil {
-		t = a.core.begin(a.ctx, a.nc, info)
-	}
-	<-a.core.fresh // it is counted now, or gone
-	if t == nil || !t.whole(true) {
+	if t == nil || !t.run(true) {
 		a.core.accepting.Add(-1)
 	}
 }
@@ -149,7 +144,7 @@ func (a *accepted) identified() *Conn {
 //go:noinline
 func (c *Core) unidentified(info Conn, err error) {
 	c.shared.Refused.Add(1)
-	c.o.Sink.Record(&flow.Event{
+	c.shared.Teller.Tell(c.o.Sink, flow.Event{
 		Time:      time.Now(),
 		Kind:      flow.Decision,
 		Layer:     info.Layer,

@@ -46,7 +46,7 @@ func (t *conn) unused(err error, p *relay.Peeked) bool {
 func (t *conn) leave(d policy.Decision) {
 	e := t.CloseEvent(d, "tcp", "")
 	e.Detail = "closed by the client before its first byte"
-	t.core.o.Sink.Record(&e)
+	t.Tell(e)
 }
 
 // peek is for the first bytes of the connection, or of what is within its TLS.

@@ -45,15 +45,18 @@ type conn struct {
 // ended. The end of ctx ends the connection.
 func (c *Core) ServeConn(ctx context.Context, nc *net.TCPConn, info Conn) {
 	if t := c.begin(ctx, nc, &info); t != nil {
-		t.whole(false)
+		t.run(false)
 	}
 }
 
-// whole serves the connection to its end. What is open while a connection of HTTP/1
+// run serves the connection to its end, or goes on with one that has rested. What is open while a connection of HTTP/1
 // waits for its requests is no part of its stack. If it may, a connection rests while it
 // waits for long: then it is served again by another goroutine, and is nobody's here.
-func (t *conn) whole(mayRest bool) (rests bool) {
-	if t.pending = t.serve(); t.pending != nil {
+func (t *conn) run(mayRest bool) (rests bool) {
+	if t.pending == nil {
+		t.pending = t.serve()
+	}
+	if t.pending != nil {
 		var resume func()
 		if mayRest {
 			resume = t.resume

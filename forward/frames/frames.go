@@ -190,15 +190,16 @@ func (g *FloodGuard) Refused() []RefusedStream {
 	return out
 }
 
-// Ended says that the connection is ended by who serves it, for a reason of its own. One
-// is that the frames pile up by which streams are to be reset, before the guard has seen
+// Ended is called when who serves the connection ends it, for a reason of its own, and
+// returns what Flood does. One reason is that the frames pile up by which streams are to be reset, before the guard has seen
 // them (net/http, maxQueuedControlFrames): more streams are open then than may be.
-func (g *FloodGuard) Ended() {
+func (g *FloodGuard) Ended() *FloodError {
 	g.Lock()
 	defer g.Unlock()
 	if g.flood == nil && g.open > Burst {
 		g.flood = &FloodError{frame{kind: typeReset}.name()}
 	}
+	return g.flood
 }
 
 func (g *FloodGuard) received(f frame) {

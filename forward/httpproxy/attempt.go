@@ -81,7 +81,7 @@ func (x *exchange) connection(try *try, http2, fresh bool) (*upstream.HTTPConn, 
 
 // attemptOn sends out on c. The error is relay.ErrSpoke when c has ended before.
 func (x *exchange) attemptOn(try *try, c *upstream.HTTPConn, out *message.Outgoing) (resp *message.Response, o outcome, err error) {
-	if c.Elsewhere(x.on.Upstream) {
+	if c.LeadsElsewhere(x.on.Upstream) {
 		x.on.Elsewhere()
 	}
 	x.up.set(c)

@@ -8,8 +8,8 @@ import (
 )
 
 // clock tells the time by one reading of a clock, where time.Now needs two: of the wall
-// and of the monotonic one, which are 5 per mille of a request. The wall's is read anew
-// every second, and as old as that when somebody sets it. The zero value is ready to
+// and of the monotonic one. The wall's is read anew every second, and as old as that when
+// somebody sets it. The zero value is ready to
 // use, by several goroutines.
 type clock struct{ read atomic.Pointer[time.Time] }
 

@@ -530,7 +530,7 @@ func (t *client) openHTTP1(op downstream.Admission, p *relay.Peeked) *http1Conn 
 	h := newHTTP1Conn(t, p.Request())
 	h.opened = op.Decision
 	p.Free()
-	t.Tell(flow.Decision, &op.Decision, nil)
+	t.Tell(t.Event(flow.Decision, op.Decision, "http", ""))
 	return h
 }
 
@@ -555,11 +555,7 @@ func (h *http1Conn) close() {
 	if h.unread {
 		t.Linger()
 	}
-	t.Tell(flow.Close, &h.opened, h.tellEnd)
-}
-
-// tellEnd says how the connection ended.
-func (h *http1Conn) tellEnd(e *flow.Event) {
+	e := t.CloseEvent(h.opened, "http", "")
 	e.BytesSent, e.BytesReceived = h.src.Count.Load(), h.answer.sentBytes
 	switch {
 	case e.Reason != policy.ReasonAllowed || e.Detail != "":
@@ -568,6 +564,7 @@ func (h *http1Conn) tellEnd(e *flow.Event) {
 	case h.requests == 0:
 		e.Reason, e.Detail = policy.ReasonMalformed, "no complete request"
 	}
+	t.Tell(e)
 }
 
 // errClientGone: the client has reset its connection.

@@ -101,7 +101,7 @@ func (t *client) refusedStream(r frames.RefusedStream) {
 	}
 	e := t.Event(flow.Request, session.Denied(reason, nil), "http", "")
 	e.Detail = r.String()
-	t.core.o.Sink.Record(&e)
+	t.Tell(e)
 	t.observeRefused(e, 2, 0, "", "")
 }
 
@@ -109,7 +109,7 @@ func (t *client) refusedStream(r frames.RefusedStream) {
 // conn.linger.
 func (h *httpConn) Close() (err error) {
 	h.once.Do(func() {
-		if h.guard.Ended(); h.guard.Flood() == nil {
+		if h.guard.Ended() == nil {
 			err = h.Conn.Close()
 		} else {
 			h.goAway()

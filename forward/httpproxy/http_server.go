@@ -134,7 +134,7 @@ func newHTTPServer(c *Proxy) *http.Server {
 //go:noinline
 func (t *client) serveHTTP2(op downstream.Admission, p *relay.Peeked) {
 	h := newHTTPConn(t, p.Request())
-	t.Tell(flow.Decision, &op.Decision, nil)
+	t.Tell(t.Event(flow.Decision, op.Decision, "http", ""))
 	served := t.core.handoff.give(h)
 	if served {
 		<-h.closed
@@ -163,7 +163,7 @@ func (t *client) serveHTTP2(op downstream.Admission, p *relay.Peeked) {
 		e.Reason, e.Detail = policy.ReasonMalformed, "no complete request"
 		t.observeRefused(e, 2, 0, "", "")
 	}
-	t.core.o.Sink.Record(&e)
+	t.Tell(e)
 }
 
 // serveHTTP is the http.Server's handler.

@@ -74,15 +74,20 @@ func (l *life) end(cause error) { l.endIf(0, cause) }
 func (l *life) endIf(serial uint64, cause error) {
 	l.mu.Lock() // to the end: another exchange can't begin meanwhile
 	defer l.mu.Unlock()
-	if l.cause != nil || serial != 0 && serial != l.serial {
+	if serial != 0 && serial != l.serial {
 		return
 	}
-	if l.cause = cause; l.cancel != nil {
-		l.cancel(cause)
+	first := l.cause == nil
+	if first {
+		l.cause = cause
+		if l.cancel != nil {
+			l.cancel(cause)
+		}
 	}
-	if cause == errDone { //nolint:errorlint // set here only
-		l.ctx, l.cancel = nil, nil
-		return
+	switch {
+	case cause == errDone: //nolint:errorlint // set here only
+		l.ctx, l.cancel = nil, nil // whatever ended it
+	case first:
+		l.of.interrupt()
 	}
-	l.of.interrupt()
 }

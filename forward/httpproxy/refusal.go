@@ -67,7 +67,7 @@ func (h *http1Conn) recordRefusal(why *refusal) {
 	e.Detail, e.Status, e.Method = why.text, why.status, strings.Clone(h.head.Method)
 	path, _, _ := strings.Cut(h.head.Target, "?")
 	e.Path = strings.Clone(path[:min(len(path), maxMalformedPath)])
-	h.conn.core.o.Sink.Record(&e)
+	h.conn.Tell(e)
 	major := 0
 	if h.head.Target != "" {
 		major = 1

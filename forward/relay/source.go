@@ -48,9 +48,9 @@ type Stream struct {
 	peek  [1]byte
 	still bool
 	// For Yield: whether others have run since, and whether there was nothing then; how
-	// many more times they do not, and how many they did not the last time.
+	// many more times it is skipped, and how many it was the last time.
 	yielded, nothing bool
-	leaves, left     uint16
+	skips, skipped   uint16
 
 	readFn, writeFn func(uintptr) bool
 }
@@ -87,8 +87,8 @@ var ErrSpoke = errors.New("bytes or the end came before a request was sent")
 // more.
 func (s *Stream) Ask(p []byte, free func()) { s.asked, s.told, s.freeFn = p, 0, free }
 
-// mostLeft bounds how many times Yield does nothing before it tries again.
-const mostLeft = 1 << 10
+// mostSkips bounds how many times Yield is skipped before it is tried again.
+const mostSkips = 1 << 10
 
 // Yield has other goroutines run before the next Await looks whether something has come:
 // while they do, who is asked for the next message may send it, and a read that finds
@@ -99,8 +99,8 @@ const mostLeft = 1 << 10
 func (s *Stream) Yield() {
 	switch {
 	case s.Raw == nil:
-	case s.leaves > 0:
-		s.leaves--
+	case s.skips > 0:
+		s.skips--
 	default:
 		s.yielded, s.nothing = true, false
 		runtime.Gosched()
@@ -110,10 +110,10 @@ func (s *Stream) Yield() {
 // learn is whether Yield was in vain.
 func (s *Stream) learn() {
 	s.yielded = false
-	if s.left = min(2*s.left+1, mostLeft); !s.nothing {
-		s.left = 0
+	if s.skipped = min(2*s.skipped+1, mostSkips); !s.nothing {
+		s.skipped = 0
 	}
-	s.leaves = s.left
+	s.skips = s.skipped
 }
 
 // Told is how much of what was asked has been sent, in bytes.

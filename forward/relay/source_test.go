@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/egressd/egressd/internal/testenv"
 )
 
 // pair is a connection and its other end, of TCP or without a descriptor of its own.
@@ -89,11 +91,7 @@ func TestAskAfterTheEnd(t *testing.T) {
 		var s Stream
 		s.Open(near)
 		spoil(far.(*net.TCPConn))
-		for deadline := time.Now().Add(10 * time.Second); s.Quiet(); time.Sleep(time.Millisecond) {
-			if time.Now().After(deadline) {
-				t.Fatal("it does not arrive")
-			}
-		}
+		testenv.Until(t, "what was sent arrives", func() bool { return !s.Quiet() })
 		freed := 0
 		s.Ask([]byte("request"), func() { freed++ })
 		n, err := s.Await(lent(make([]byte, 64)))
@@ -177,7 +175,7 @@ func TestYield(t *testing.T) {
 	}
 	left := uint16(0)
 	for range 12 { // in vain
-		for s.leaves > 0 {
+		for s.skips > 0 {
 			if s.Yield(); s.yielded {
 				t.Fatal("it was not left out")
 			}
@@ -185,26 +183,22 @@ func TestYield(t *testing.T) {
 		s.Yield()
 		s.nothing = true // as readAt has it
 		s.learn()
-		if left = min(2*left+1, mostLeft); s.leaves != left {
-			t.Fatalf("left out %d times, not %d", s.leaves, left)
+		if left = min(2*left+1, mostSkips); s.skips != left {
+			t.Fatalf("left out %d times, not %d", s.skips, left)
 		}
 	}
-	s.leaves = 0
+	s.skips = 0
 	if _, err := far.Write([]byte("x")); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); s.Quiet(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("it does not arrive")
-		}
-	}
+	testenv.Until(t, "what was sent arrives", func() bool { return !s.Quiet() })
 	s.Yield()
-	if read(); s.nothing || s.leaves != 0 || s.yielded {
-		t.Errorf("it was there: %v, left out %d times", s.nothing, s.leaves)
+	if read(); s.nothing || s.skips != 0 || s.yielded {
+		t.Errorf("it was there: %v, left out %d times", s.nothing, s.skips)
 	}
 	s.Yield()
 	go func() { _, _ = far.Write([]byte("x")) }()
-	if read(); s.nothing != (s.leaves == 1) {
-		t.Errorf("nothing was there: %v, left out %d times", s.nothing, s.leaves)
+	if read(); s.nothing != (s.skips == 1) {
+		t.Errorf("nothing was there: %v, left out %d times", s.nothing, s.skips)
 	}
 }

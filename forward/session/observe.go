@@ -70,18 +70,6 @@ func (t *Session) Record(e flow.Event, d policy.Decision, u *policy.Upstream) {
 	}
 }
 
-// Tell has whoever keeps events told of the connection, of which d was decided. It is
-// for connections whose requests are observed one by one. more may say more.
-func (t *Session) Tell(kind flow.Moment, d *policy.Decision, more func(*flow.Event)) {
-	s := t.shared.Observations.Get()
-	defer t.shared.Observations.Put(s)
-	if kind == flow.Close {
-		t.describeClose(&s.Event, d, "http", "")
-	} else {
-		t.Describe(&s.Event, time.Now(), kind, d, "http", "")
-	}
-	if more != nil {
-		more(&s.Event)
-	}
-	t.shared.Sink.Record(&s.Event)
-}
+// Tell has whoever keeps events told e. It is for what nobody observes, or is observed by
+// itself.
+func (t *Session) Tell(e flow.Event) { t.shared.Teller.Tell(t.shared.Sink, e) }

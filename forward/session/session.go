@@ -54,6 +54,8 @@ type Session struct {
 // Shared is what all sessions of a core have in common.
 type Shared struct {
 	Sink flow.Sink
+	// Teller tells it what is nobody's to keep.
+	Teller flow.Teller
 	// Observer is told of what has ended; nil: nobody is.
 	Observer     flow.Observer
 	Observations Observations
@@ -224,12 +226,7 @@ func (t *Session) Describe(e *flow.Event, at time.Time, kind flow.Moment, d *pol
 
 // CloseEvent starts the Close event of a connection that was decided by d.
 func (t *Session) CloseEvent(d policy.Decision, proto, name string) (e flow.Event) {
-	t.describeClose(&e, &d, proto, name)
-	return e
-}
-
-func (t *Session) describeClose(e *flow.Event, d *policy.Decision, proto, name string) {
-	t.Describe(e, time.Now(), flow.Close, d, proto, name)
+	t.Describe(&e, time.Now(), flow.Close, &d, proto, name)
 	e.Duration = e.Time.Sub(t.Opened)
 	if reason, detail := t.KillReason(); reason != "" {
 		e.Detail, e.ResponseFlags = detail, t.killFlag()
@@ -237,6 +234,7 @@ func (t *Session) describeClose(e *flow.Event, d *policy.Decision, proto, name s
 			e.Reason, e.Allowed, e.WouldDeny = reason, false, false
 		}
 	}
+	return e
 }
 
 // DialReason names the reason of a Dialer's error, or of a limit's.

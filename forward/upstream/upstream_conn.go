@@ -76,9 +76,9 @@ func (c *HTTPConn) fits(key *ConnKey) bool {
 	return c.Key == *key || c.isPrivate() && c.Key.ServiceKey == key.ServiceKey
 }
 
-// Elsewhere says that c leads to another endpoint than the one that was drawn, because
+// LeadsElsewhere says that c leads to another endpoint than the one that was drawn, because
 // somebody has authenticated there.
-func (c *HTTPConn) Elsewhere(drawn *policy.Upstream) bool {
+func (c *HTTPConn) LeadsElsewhere(drawn *policy.Upstream) bool {
 	return c.isPrivate() && c.Key != KeyOf(drawn, c.Key.HTTP2)
 }
 

@@ -87,7 +87,7 @@ var unread = map[policy.Reason]string{
 // Answers of DNS have none, nor what audit mode let pass: its reason is that of a denial
 // which did not happen.
 func (e *Event) Flag() {
-	if e.Layer == DNS || e.WouldDeny {
+	if e.Reason == policy.ReasonAllowed || e.Layer == DNS || e.WouldDeny {
 		return
 	}
 	of, ok := "", false
